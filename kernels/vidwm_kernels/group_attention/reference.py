@@ -1,0 +1,60 @@
+"""Group attention in plain PyTorch, fp32: two softmax parts, merged by their log-sum-exp.
+
+The G * Tq queries of a context meet its prefix in one matrix product per key head; the suffixes,
+which differ, are one batched product. Each part keeps its maximum m, its sum of exponentials and
+its unnormalised output, so the merge is exact: rescale both by exp(m - max of both), add, divide.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def group_attention(
+    q: Tensor,
+    prefix_k: Tensor,
+    prefix_v: Tensor,
+    suffix_k: Tensor,
+    suffix_v: Tensor,
+    suffix_length: int,
+) -> Tensor:
+    """The definition; contract in the package's `__init__`."""
+    _, G, Tq, H, D = q.shape
+    Hkv = prefix_k.shape[1]
+    heads = (q.float() * D**-0.5).unflatten(3, (Hkv, H // Hkv))  # (B, G, Tq, Hkv, R, D)
+
+    queries = heads.permute(0, 3, 1, 2, 4, 5).flatten(2, 4)  # (B, Hkv, G*Tq*R, D)
+    scores = queries @ prefix_k.float().mT
+    shared = [
+        part.unflatten(2, (G, Tq, -1)).permute(0, 2, 1, 3, 4, 5)  # (B, G, Hkv, Tq, R, .)
+        for part in _softmax_part(scores, prefix_v.float())
+    ]
+
+    queries = heads.permute(0, 1, 3, 2, 4, 5).flatten(3, 4)  # (B, G, Hkv, Tq*R, D)
+    scores = queries @ suffix_k[..., :suffix_length, :].float().mT
+    if Tq > 1:
+        newest = torch.arange(suffix_length, device=q.device) - (suffix_length - Tq)
+        query = torch.arange(Tq, device=q.device).repeat_interleave(H // Hkv)
+        scores = scores.masked_fill(newest > query[:, None], float("-inf"))
+    own = [
+        part.unflatten(3, (Tq, -1))
+        for part in _softmax_part(scores, suffix_v[..., :suffix_length, :].float())
+    ]
+
+    out = _merge(shared, own)  # (B, G, Hkv, Tq, R, D)
+    return out.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).to(q.dtype)
+
+
+def _softmax_part(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Maximum, sum of exponentials and unnormalised output of one part of the keys."""
+    # The result does not depend on the maximum that is subtracted, so no gradient flows into it.
+    maximum = scores.detach().amax(dim=-1, keepdim=True)
+    weights = (scores - maximum).exp()
+    return maximum, weights.sum(dim=-1, keepdim=True), weights @ values
+
+
+def _merge(first: list[Tensor], second: list[Tensor]) -> Tensor:
+    maximum = torch.maximum(first[0], second[0])
+    a, b = (first[0] - maximum).exp(), (second[0] - maximum).exp()
+    return (first[2] * a + second[2] * b) / (first[1] * a + second[1] * b)

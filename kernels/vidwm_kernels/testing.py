@@ -1,0 +1,32 @@
+"""How close two implementations of an operation must be: the one table for tests and benchmarks.
+
+Relative and absolute tolerance by operation and dtype of the inputs. All implementations accumulate
+in fp32, so for half precision the rounding of the output dominates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TOLERANCES: dict[str, dict[torch.dtype, tuple[float, float]]] = {
+    "group_attention": {
+        torch.float32: (1e-5, 2e-6),
+        torch.float16: (2e-3, 1e-3),
+        torch.bfloat16: (1.6e-2, 4e-3),
+    },
+    "sample_tokens": {
+        torch.float32: (1e-5, 1e-5),
+        torch.float16: (1e-5, 1e-5),
+        torch.bfloat16: (1e-5, 1e-5),
+    },
+}
+
+
+def assert_close(op: str, actual: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    """AssertionError when results of `op` on inputs of `dtype` differ by more than the table says.
+
+    `expected` may be in higher precision; the comparison is in float64.
+    """
+    rtol, atol = TOLERANCES[op][dtype]
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=rtol, atol=atol)

@@ -1,0 +1,195 @@
+"""Video spans: the right frames from every place, and one sentence for every damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidwm.data import video
+from vidwm.data.video import read_frames, write_gif, write_video
+from vidwm.errors import UserError
+
+Moving = Callable[..., np.ndarray]
+
+
+def encode(
+    path: Path,
+    frames: np.ndarray,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    pts: list[int] | None = None,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """A 10 fps video; `pts` in hundredths of a second places frames unevenly."""
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream = container.add_stream(codec, rate=10, options=options or {})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        if pts is not None:
+            stream.codec_context.time_base = Fraction(1, 100)
+        for i, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if pts is not None:
+                frame.pts, frame.time_base = pts[i], Fraction(1, 100)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def decode_all(path: Path) -> np.ndarray:
+    """Every frame, front to back: what a span is compared with."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv420p"])
+def test_written_frames_come_back(tmp_path: Path, moving: Moving, pix_fmt: str) -> None:
+    frames = moving(20)
+    write_video(tmp_path / "a.mp4", frames, 10, pix_fmt=pix_fmt)
+    read = read_frames(tmp_path / "a.mp4", 0, 20)
+    assert read.shape == frames.shape and read.dtype == np.uint8
+    assert np.abs(read.astype(int) - frames).mean() < 3
+
+
+# Open groups of pictures begin with frames that refer to the group before: what seeking gets wrong.
+OPEN_GOP = {
+    "h264": ("libx264", {"x264-params": "open-gop=1:keyint=6:min-keyint=6:bframes=3"}),
+    "hevc": ("libx265", {"x265-params": "log-level=none:keyint=6:min-keyint=6"}),
+}
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+@pytest.mark.parametrize("decord", [True, False], ids=["decord", "av"])
+def test_every_span_equals_decoding_it_all(
+    tmp_path: Path, moving: Moving, monkeypatch: pytest.MonkeyPatch, codec: str, decord: bool
+) -> None:
+    if not decord:
+        monkeypatch.setattr(video, "decord", None)
+    encoder, options = OPEN_GOP[codec]
+    path = encode(tmp_path / "a.mp4", moving(30), encoder, options=options)
+    expected = decode_all(path)
+    for start in range(30):
+        assert (read_frames(path, start, min(4, 30 - start)) == expected[start : start + 4]).all()
+
+
+def test_av1_in_pairs_as_lerobot_writes_it(tmp_path: Path, moving: Moving) -> None:
+    options = {"g": "2", "crf": "30", "preset": "12", "svtav1-params": "lp=1"}
+    path = encode(tmp_path / "a.mp4", moving(12, 64, 64), "libsvtav1", options=options)
+    expected = decode_all(path)
+    for start in range(10):
+        assert (read_frames(path, start, 2) == expected[start : start + 2]).all()
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "libx265"])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p"])
+def test_decord_and_av_give_the_same_frames(
+    tmp_path: Path, moving: Moving, monkeypatch: pytest.MonkeyPatch, encoder: str, pix_fmt: str
+) -> None:
+    pytest.importorskip("decord")
+    options = {"x265-params": "log-level=none"} if encoder == "libx265" else {}
+    path = encode(tmp_path / "a.mp4", moving(12, 50, 66), encoder, pix_fmt, options)
+    calls = []
+    plain = video._read_with_decord
+    monkeypatch.setattr(
+        video, "_read_with_decord", lambda *args: calls.append(plain(*args)) or calls[-1]
+    )
+    by_decord = read_frames(path, 0, 10)
+    assert calls[0] is by_decord
+    monkeypatch.setattr(video, "decord", None)
+    assert (read_frames(path, 0, 10) == by_decord).all()
+
+
+def test_only_the_span_is_decoded(tmp_path: Path, moving: Moving) -> None:
+    """The tail of the file is gone, and an early span neither needs nor misses it."""
+    path = encode(
+        tmp_path / "a.mp4",
+        moving(40),
+        options={"g": "10", "bf": "0", "crf": "10"},
+        container_options={"movflags": "faststart"},
+    )
+    expected = decode_all(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 5])
+    assert (read_frames(path, 10, 5) == expected[10:15]).all()
+    with pytest.raises(UserError, match=r"a\.mp4.*(damaged|incomplete)"):
+        read_frames(path, 30, 5)
+    with pytest.raises(UserError, match=r"a\.mp4.*(damaged|incomplete)"):
+        read_frames(path, 0, 40)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_too_short(tmp_path: Path, moving: Moving, start: int) -> None:
+    write_video(tmp_path / "a.mp4", moving(5), 10)
+    with pytest.raises(UserError, match=r"a\.mp4 has no frame 5 \(at 0\.500 s"):
+        read_frames(tmp_path / "a.mp4", start, 9)
+
+
+def test_a_lost_frame_is_no_shift(tmp_path: Path, moving: Moving) -> None:
+    """Frame 4 was never recorded: later frames keep their numbers, and a span over it fails."""
+    frames = moving(8)
+    ticks = [0, 10, 20, 30, 50, 60, 70, 80]
+    path = encode(tmp_path / "a.mp4", frames, pts=ticks)
+    assert (read_frames(path, 5, 4, fps=10) == decode_all(path)[4:]).all()
+    with pytest.raises(UserError, match=r"a\.mp4 has no frame 4"):
+        read_frames(path, 0, 6, fps=10)
+
+
+def test_a_faster_video_is_refused(tmp_path: Path, moving: Moving) -> None:
+    write_video(tmp_path / "a.mp4", moving(12), 30)
+    with pytest.raises(UserError, match=r"a\.mp4 shows two frames as frame 1 at 10 frames per"):
+        read_frames(tmp_path / "a.mp4", 1, 2, fps=10)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.mp4 does not exist"):
+        read_frames(tmp_path / "a.mp4", 0, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video at all", bytes(5000)])
+def test_no_video(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.mp4 cannot be read"):
+        read_frames(tmp_path / "a.mp4", 0, 1)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.rate = 8000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode())
+    with pytest.raises(UserError, match=r"a\.mp4 holds no video that can be"):
+        read_frames(tmp_path / "a.mp4", 0, 1)
+
+
+def test_bounds_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="start must be >= 0"):
+        read_frames(tmp_path / "a.mp4", -1, 1)
+    with pytest.raises(ValueError, match="count >= 1"):
+        read_frames(tmp_path / "a.mp4", 0, 0)
+
+
+def test_gif(tmp_path: Path, moving: Moving) -> None:
+    frames = moving(4)
+    write_gif(tmp_path / "a.gif", frames, 5)
+    with Image.open(tmp_path / "a.gif") as image:
+        assert (image.n_frames, image.size, image.info["duration"]) == (4, (48, 32), 200)
+        image.seek(3)
+        last = np.asarray(image.convert("RGB"))
+    assert np.abs(last.astype(int) - frames[3]).mean() < 12
+
+
+@pytest.mark.parametrize("write", [write_video, write_gif])
+def test_frames_to_write_are_checked(tmp_path: Path, write: Callable[..., None]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        write(tmp_path / "a.out", np.zeros((2, 3, 8, 8), np.uint8), 10)
+    with pytest.raises(ValueError, match="must be"):
+        write(tmp_path / "a.out", np.zeros((0, 8, 8, 3), np.uint8), 10)

@@ -1,0 +1,217 @@
+"""All stages through the command line, on six small npz episodes: what a user does, in seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from vidwm.cli import main
+
+SIZE = 16
+
+
+def write_episodes(folder: Path, count: int = 6, frames: int = 10, actions: int = 2) -> Path:
+    """Episodes in which a bright square moves as the action says."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for index in range(count):
+        moves = generator.integers(-1, 2, (frames, actions))
+        place = np.full(2, SIZE // 2)
+        video = np.full((frames, SIZE, SIZE, 3), 40, np.uint8)
+        for t in range(frames):
+            y, x = place
+            video[t, y - 2 : y + 2, x - 2 : x + 2] = 220
+            place = np.clip(place + 2 * moves[t, :2], 2, SIZE - 2)
+        np.savez(folder / f"episode_{index}.npz", image=video, action=moves.astype(np.float32))
+    return folder
+
+
+def run(*arguments: object) -> None:
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+TOKENIZER = (
+    *("--height", SIZE, "--width", SIZE, "--widths", "[8, 16]", "--downsample", 4, "--blocks", 1),
+    *("--fsq_levels", "[4, 4]", "--batch_size", 4, "--warmup_steps", 2, "--ema_decay", 0.5),
+    *("--adversarial_weight", 0.1, "--adversarial_start", 1, "--perceptual_weight", 0),
+)
+PRETRAIN = (
+    *("--context_frames", 2, "--horizon", 2, "--hidden_size", 16, "--num_layers", 1),
+    *("--num_heads", 2, "--batch_size", 4, "--micro_batch", 3, "--eval_every", 2),
+)
+FINETUNE = (
+    *("--reward", "mae=1,mse=0.5", "--batch_size", 2, "--group_size", 4, "--num_iterations", 2),
+    *("--mini_batches", 2, "--micro_batch", 1, "--learning_rate", 1e-3, "--eval_every", 1),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with data and a run of each training stage."""
+    root = tmp_path_factory.mktemp("pipeline")
+    data = write_episodes(root / "data")
+    common = ("--data", data, "--log_every", 1, "--heldout", 0.3, "--sample_every", 2)
+    run("tokenizer", *common, *TOKENIZER, "--steps", 3, "--output_dir", root / "tokenizer")
+    tokenizer = root / "tokenizer/checkpoints/last/model"
+    run(
+        *("pretrain", *common, *PRETRAIN, "--steps", 3, "--tokenizer", tokenizer),
+        *("--output_dir", root / "pretrain"),
+    )
+    base = root / "pretrain/checkpoints/last/model"
+    run(
+        *("finetune", *common, *FINETUNE, "--steps", 2, "--model", base),
+        *("--output_dir", root / "finetune"),
+    )
+    return root
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder: Path) -> dict:
+    return load_file(folder / "checkpoints/last/model/transformer/model.safetensors")
+
+
+def test_finetuning_logs_what_it_promises(trained):
+    logged = metrics(trained / "finetune")[-1]
+    promised = (
+        *("reward", "reward_mae", "reward_mse", "spread", "kl", "clip_fraction", "ratio"),
+        *("entropy", "repetition_rate", "sampler_gap", "dropped_groups", "frames_per_second"),
+        *("seconds_rollout", "seconds_reward", "seconds_reference", "seconds_train"),
+        *("heldout_reward", "heldout_mae"),
+    )
+    assert not [name for name in promised if name not in logged]
+    assert logged["sampler_gap"] < 0.1 and logged["reward"] < 0
+    first = metrics(trained / "finetune")[0]
+    assert first["reward"] == pytest.approx(-first["reward_mae"] - 0.5 * first["reward_mse"])
+
+
+def test_finetuning_changes_the_transformer_and_nothing_else(trained):
+    before, after = weights(trained / "pretrain"), weights(trained / "finetune")
+    assert any((before[name] != after[name]).any() for name in before)
+    part = "checkpoints/last/model/tokenizer/model.safetensors"
+    kept, same = load_file(trained / "pretrain" / part), load_file(trained / "finetune" / part)
+    assert all((kept[name] == same[name]).all() for name in kept)
+
+
+def test_tokens_are_cached_and_reused(trained, tmp_path):
+    cache = trained / "pretrain/tokens"
+    shards = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
+    assert shards
+    run(
+        *("pretrain", "--data", trained / "data", "--heldout", 0.3, *PRETRAIN, "--steps", 1),
+        *("--tokenizer", trained / "tokenizer/checkpoints/last/model", "--cache_dir", cache),
+        *("--output_dir", tmp_path / "again"),
+    )
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == shards
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_resumed_run_equals_an_uninterrupted_one(trained, tmp_path, stage):
+    steps = {"pretrain": 3, "finetune": 2}[stage]
+    start = {
+        "pretrain": (*PRETRAIN, "--tokenizer", trained / "tokenizer/checkpoints/last/model"),
+        "finetune": (*FINETUNE, "--model", trained / "pretrain/checkpoints/last/model"),
+    }[stage]
+    command = (
+        *(stage, "--data", trained / "data", "--log_every", 1, "--heldout", 0.3),
+        *("--sample_every", 2, *start, "--output_dir", tmp_path / "run"),
+    )
+    run(*command, "--steps", 1)
+    run(*command, "--steps", steps, "--resume")
+    whole, resumed = weights(trained / stage), weights(tmp_path / "run")
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_evaluation_compares_base_and_post_trained(trained, tmp_path):
+    run(
+        *("evaluate", "--data", trained / "data", "--heldout", 0.3, "--num_samples", 2),
+        *("--model", trained / "finetune/checkpoints/last/model"),
+        *("--base", trained / "pretrain/checkpoints/last/model"),
+        *("--output_dir", tmp_path / "evaluation", "--bootstrap", 100),
+    )
+    report = json.loads((tmp_path / "evaluation/report.json").read_text())
+    assert report and (tmp_path / "evaluation/report.md").stat().st_size > 0
+
+
+def test_rollouts_are_rendered(trained, tmp_path):
+    run(
+        *("rollout", "--data", trained / "data", "--heldout", 0.3, "--num_samples", 2),
+        *("--model", trained / "finetune/checkpoints/last/model", "--horizon", 5),
+        *("--output_dir", tmp_path / "videos"),
+    )
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) == 2
+
+
+def fails(capsys, *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("vidwm: error: ") and "Traceback" not in "".join(lines)
+    return lines[-1]
+
+
+def test_actions_of_another_robot_are_refused(trained, tmp_path, capsys):
+    data = write_episodes(tmp_path / "three", actions=3)
+    model = trained / "pretrain/checkpoints/last/model"
+    message = fails(
+        *(capsys, "finetune", "--data", data, "--model", model, "--output_dir", tmp_path / "x")
+    )
+    assert "3" in message and "expects 2" in message and not (tmp_path / "x").exists()
+
+
+def test_episodes_too_short_are_refused(trained, tmp_path, capsys):
+    data = write_episodes(tmp_path / "short", frames=3)
+    model = trained / "pretrain/checkpoints/last/model"
+    message = fails(
+        *(capsys, "finetune", "--data", data, "--model", model, "--output_dir", tmp_path / "x")
+    )
+    assert "long enough" in message and "3" in message
+
+
+def test_another_resolution_is_refused_unless_resized(trained, tmp_path, capsys):
+    folder = tmp_path / "large"
+    folder.mkdir()
+    video = np.zeros((8, 32, 32, 3), np.uint8)
+    for index in range(3):
+        np.savez(folder / f"{index}.npz", image=video, action=np.zeros((8, 2), np.float32))
+    model = trained / "pretrain/checkpoints/last/model"
+    command = ("evaluate", "--data", folder, "--model", model, "--bootstrap", 100)
+    message = fails(capsys, *command, "--output_dir", tmp_path / "x")
+    assert "32x32" in message and "16x16" in message and "--resize" in message
+    run(*command, "--output_dir", tmp_path / "x", "--resize")
+
+
+def test_a_run_is_not_overwritten(trained, capsys):
+    model = trained / "pretrain/checkpoints/last/model"
+    before = (trained / "finetune/metrics.jsonl").read_bytes()
+    message = fails(
+        *(capsys, "finetune", "--data", trained / "data", "--model", model),
+        *("--output_dir", trained / "finetune"),
+    )
+    assert "--resume" in message and (trained / "finetune/metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("part", ["world_model.json", "transformer/model.safetensors"])
+def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys, part):
+    model = tmp_path / "model"
+    shutil.copytree(trained / "pretrain/checkpoints/last/model", model)
+    content = (model / part).read_bytes()
+    (model / part).write_bytes(content[: len(content) // 2])
+    command = ("evaluate", "--data", trained / "data", "--model", model, "--output_dir", "x")
+    assert Path(part).name in fails(capsys, *command)
+    (model / part).unlink()
+    assert Path(part).name in fails(capsys, *command)
+
+
+def test_an_unknown_reward_is_refused(trained, tmp_path, capsys):
+    message = fails(
+        *(capsys, "finetune", "--data", trained / "data", "--reward", "lpip=1"),
+        *("--model", trained / "pretrain/checkpoints/last/model", "--output_dir", tmp_path / "x"),
+    )
+    assert "lpip" in message and "lpips" in message

@@ -1,0 +1,149 @@
+"""`vidwm <command>`: parse, build the config, call the command. No logic of its own.
+
+Imports of what a command runs stand inside the functions, so that `--help` and a mistyped flag
+answer at once, without torch. A user's mistake ends as one sentence and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from vidwm import __version__
+from vidwm.config import (
+    EvaluateConfig,
+    FinetuneConfig,
+    Options,
+    PretrainConfig,
+    RolloutConfig,
+    TokenizerConfig,
+)
+from vidwm.config_loader import add_flags, load_config, to_yaml
+from vidwm.errors import UserError
+
+
+def _tokenizer(config: TokenizerConfig) -> None:
+    from vidwm.training.tokenizer import train_tokenizer
+
+    train_tokenizer(config)
+
+
+def _pretrain(config: PretrainConfig) -> None:
+    from vidwm.training.pretrain import pretrain
+
+    pretrain(config)
+
+
+def _finetune(config: FinetuneConfig) -> None:
+    from vidwm.training.grpo import finetune
+
+    finetune(config)
+
+
+def _rollout(config: RolloutConfig) -> None:
+    from vidwm.evaluation.rollout_videos import render_rollouts
+
+    render_rollouts(config)
+
+
+def _evaluate(config: EvaluateConfig) -> None:
+    from vidwm.evaluation.evaluate import evaluate_command
+
+    evaluate_command(config)
+
+
+# Command -> its config, what runs it, its line in `vidwm --help`; in the order of use.
+COMMANDS: dict[str, tuple[type[Options], Callable[[Any], None], str]] = {
+    "tokenizer": (TokenizerConfig, _tokenizer, "train the tokenizer: frames to tokens and back"),
+    "pretrain": (PretrainConfig, _pretrain, "train a world model by maximum likelihood"),
+    "finetune": (FinetuneConfig, _finetune, "post-train a world model with GRPO"),
+    "rollout": (RolloutConfig, _rollout, "render predicted videos beside the true ones"),
+    "evaluate": (EvaluateConfig, _evaluate, "measure a world model on held-out episodes"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 2 for a user's mistake, 130 when interrupted."""
+    try:
+        _run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"vidwm: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vidwm: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone: nothing more can be said, not even at interpreter exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = _parser()
+    try:
+        known, unknown = parser.parse_known_args([_underscored(word) for word in argv])
+    finally:
+        sys.stdout.flush()  # --help exits here, and a broken pipe has to show before that
+    flags = vars(known)
+    command, file, print_config = (flags.pop(key) for key in ("command", "config", "print_config"))
+    unknown_keys = {word[2:].partition("=")[0]: "" for word in unknown if word.startswith("--")}
+    if unknown and not unknown_keys:
+        raise UserError(f"Unexpected argument {unknown[0]!r}; settings are given as --key value.")
+    kind, run, _ = COMMANDS[command]
+    config = load_config(kind, file, flags | unknown_keys)
+    if print_config:
+        sys.stdout.write(to_yaml(config))
+    else:
+        run(config)
+    sys.stdout.flush()
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="vidwm", description=_DESCRIPTION, allow_abbrev=False, formatter_class=_help_format
+    )
+    parser.add_argument("--version", action="version", version=f"vidwm {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, (kind, _, summary) in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            usage=f"vidwm {name} [--config FILE] [--key value ...]",
+            allow_abbrev=False,
+            formatter_class=_help_format,
+        )
+        command.add_argument("--config", type=Path, help="YAML file of keys below; flags win")
+        command.add_argument(
+            "--print_config", action="store_true", help="print the resolved config and stop"
+        )
+        add_flags(command, kind)
+    return parser
+
+
+def _help_format(prog: str) -> argparse.HelpFormatter:
+    return argparse.HelpFormatter(prog, max_help_position=32)
+
+
+_DESCRIPTION = (
+    "Video world models of robots: train them, post-train them with reinforcement learning from "
+    "verifiable rewards, render and measure them. `vidwm <command> --help` lists the settings; "
+    "--learning-rate and --learning_rate are the same."
+)
+
+
+def _underscored(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"

@@ -1,0 +1,263 @@
+"""What every command can be told: one frozen dataclass a command, one line of help a field.
+
+A field says its type, its default, its help and its bounds in one place; the flags, the help text,
+the YAML reader and the range checks are all made from that (see `vidwm.config_loader`). Keys are
+flat and mean the same everywhere. Settings of GRPO carry TRL's names, except `group_size`.
+
+A config only describes: it opens no file and imports no torch, so `vidwm --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from vidwm.errors import UserError
+
+_BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
+
+
+def option(default: Any, help: str, **bounds: float) -> Any:
+    """A field with a default. Bounds: at_least, above, at_most, below; of lists, for each item."""
+    if unknown := bounds.keys() - _BOUNDS.keys():
+        raise TypeError(f"unknown bounds {sorted(unknown)}, known are {list(_BOUNDS)}")
+    return field(default=default, metadata={"help": help, "bounds": bounds})
+
+
+def required(help: str) -> Any:
+    """A field the user has to give."""
+    return option(MISSING, help)
+
+
+def problem_with(spec: Field[Any], hint: Any, value: Any) -> str | None:
+    """Why `value`, already of the type `hint`, cannot be the field `spec`; None if it can.
+
+    The answer continues a sentence that begins with the name: "must be at least 1, got 0".
+    """
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        return f"must be one of {', '.join(get_args(hint))}, got {value!r}"
+    items = value if isinstance(value, tuple) else (value,)
+    bounds = spec.metadata["bounds"]
+    if value is None or all(_BOUNDS[b](item, bounds[b]) for b in bounds for item in items):
+        return None
+    wanted = " and ".join(f"{bound.replace('_', ' ')} {bounds[bound]:g}" for bound in bounds)
+    return f"must be {wanted}, got {value!r}"
+
+
+def all_at_once(problems: Sequence[str]) -> UserError:
+    """One error that tells every problem, so that a config is mended in one go."""
+    if len(problems) == 1:
+        return UserError(problems[0])
+    listed = "".join(f"\n  - {problem}" for problem in problems)
+    return UserError(f"{len(problems)} settings are wrong:{listed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The common root: checks bounds and choices when built; the UserError lists all that fail."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        problems = [
+            f"{spec.name} {problem}."
+            for spec in fields(self)
+            if (problem := problem_with(spec, hints[spec.name], getattr(self, spec.name)))
+        ]
+        if problems := problems or self.conflicts():
+            raise all_at_once(problems)
+
+    def conflicts(self) -> list[str]:
+        """Sentences about fields that are fine alone and wrong together."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
+    """Which episodes and frames are read."""
+
+    data: Path = required("dataset: a LeRobot or RLDS folder, or npz episodes")
+    camera: str | None = option(None, "camera to read, where there are several")
+    split: str | None = option(None, "split of the dataset to read, where it names some")
+    frame_skip: int = option(1, "recorded frames per model step", at_least=1)
+    heldout: float = option(0.1, "share of episodes kept from training", at_least=0, below=1)
+    split_seed: int = option(0, "seed of the choice of held-out episodes", at_least=0)
+    resize: bool = option(False, "resize frames to the model's size instead of failing")
+    max_episodes: int = option(0, "read only the first so many episodes (0: all)", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineOptions(Options):
+    """Where it runs."""
+
+    device: str = option("auto", "torch device; auto takes a GPU if there is one")
+    num_threads: int = option(0, "CPU threads (0: torch decides)", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(MachineOptions):
+    """How long and how it trains, and what it leaves behind."""
+
+    output_dir: Path = required("run folder; must not exist unless resumed")
+    steps: int = required("optimisation steps")
+    batch_size: int = required("clips per step")
+    learning_rate: float = required("peak learning rate of AdamW")
+    weight_decay: float = option(0.01, "decoupled weight decay", at_least=0)
+    warmup_steps: int = option(0, "steps of linear warm-up", at_least=0)
+    schedule: Literal["constant", "cosine"] = option("constant", "learning rate after the warm-up")
+    grad_clip: float = option(1.0, "largest gradient norm", above=0)
+    ema_decay: float = option(0.0, "average of weights to save (0: none)", at_least=0, below=1)
+    precision: Literal["auto", "fp32", "bf16"] = option("auto", "auto: bf16 where the GPU has it")
+    save_every: int = option(1000, "steps between checkpoints (0: only the last)", at_least=0)
+    log_every: int = option(10, "steps between log lines", at_least=1)
+    sample_every: int = option(1000, "steps between sample videos (0: none)", at_least=0)
+    keep_last: int = option(2, "checkpoints kept", at_least=1)
+    seed: int = option(0, "seed of weights, order and sampling", at_least=0)
+    resume: bool = option(False, "go on from the last checkpoint of output_dir")
+    time_limit_minutes: float = option(0.0, "stop and save after (0: no limit)", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(Options):
+    """How futures are drawn."""
+
+    num_samples: int = option(4, "futures drawn from each context", at_least=1)
+    horizon: int = option(0, "frames to predict (0: the model's)", at_least=0)
+    temperature: float = option(1.0, "0 takes the most probable token", at_least=0)
+    top_k: int = option(0, "draw among the k most probable tokens (0: all)", at_least=0)
+    top_p: float = option(1.0, "draw among the tokens that hold this mass", above=0, at_most=1)
+    seed: int = option(0, "seed of the draws", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig(DataOptions, TrainOptions):
+    """The tokenizer: frames to tokens and back."""
+
+    steps: int = option(10_000, "optimisation steps", at_least=1)
+    batch_size: int = option(32, "frames per step", at_least=1)
+    learning_rate: float = option(3e-4, "peak learning rate of AdamW", above=0)
+    height: int = option(64, "frame height in pixels", at_least=1)
+    width: int = option(64, "frame width in pixels", at_least=1)
+    quantizer: Literal["fsq", "vq"] = option("fsq", "fsq: a fixed grid; vq: a learned codebook")
+    fsq_levels: tuple[int, ...] = option((8, 5, 5, 5), "levels per channel of fsq", at_least=2)
+    codebook_size: int = option(1024, "codes of vq", at_least=2)
+    code_dim: int = option(16, "width of a code of vq", at_least=1)
+    widths: tuple[int, ...] = option((48, 96, 192), "channels, finest level first", at_least=1)
+    blocks: int = option(2, "residual blocks per level", at_least=1)
+    downsample: int = option(8, "pixels per token along each side, a power of two", at_least=1)
+    perceptual_weight: float = option(1.0, "weight of the perceptual loss", at_least=0)
+    perceptual: str = option("st_lpips_alex", "network of the perceptual loss")
+    l1_weight: float = option(1.0, "weight of the absolute error", at_least=0)
+    mse_weight: float = option(0.0, "weight of the squared error", at_least=0)
+    adversarial_weight: float = option(0.0, "weight of the adversarial loss", at_least=0)
+    adversarial_start: int = option(0, "step at which the adversarial loss sets in", at_least=0)
+    init_from: Path | None = option(None, "tokenizer folder to start from")
+
+    @property
+    def patch(self) -> int:
+        """Pixels per side that the first layer folds away; every further level halves the grid."""
+        return self.downsample // (1 << (len(self.widths) - 1))
+
+    def conflicts(self) -> list[str]:
+        if self.downsample & (self.downsample - 1) or self.patch < 1:
+            return [
+                f"downsample must be a power of two and at least {2 ** (len(self.widths) - 1)} "
+                f"for {len(self.widths)} widths, got {self.downsample}."
+            ]
+        return [
+            f"{name} must be a multiple of downsample = {self.downsample}, got {size}."
+            for name, size in (("height", self.height), ("width", self.width))
+            if size % self.downsample
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(DataOptions, TrainOptions):
+    """The world model, trained by maximum likelihood."""
+
+    tokenizer: Path = required("tokenizer folder")
+    steps: int = option(10_000, "optimisation steps", at_least=1)
+    batch_size: int = option(32, "clips per step", at_least=1)
+    learning_rate: float = option(3e-4, "peak learning rate of AdamW", above=0)
+    context_frames: int = option(2, "frames given", at_least=1)
+    horizon: int = option(4, "frames predicted", at_least=1)
+    action_bins: int = option(256, "bins per action dimension", at_least=2)
+    action_ranges: Literal["quantile", "minmax"] = option("quantile", "ends of the bins (1, 99 %)")
+    hidden_size: int = option(256, "width of the transformer", at_least=1)
+    num_layers: int = option(6, "layers", at_least=1)
+    num_heads: int = option(4, "attention heads", at_least=1)
+    intermediate_size: int = option(0, "width of the MLP (0: 8/3 hidden_size)", at_least=0)
+    cache_dir: Path | None = option(None, "where tokens are cached (none: in output_dir)")
+    micro_batch: int = option(0, "clips per backward pass (0: batch_size)", at_least=0)
+    eval_every: int = option(500, "steps between held-out losses (0: none)", at_least=0)
+
+    def conflicts(self) -> list[str]:
+        if self.hidden_size % (2 * self.num_heads):
+            return [
+                f"hidden_size must be a multiple of 2 * num_heads = {2 * self.num_heads} "
+                f"(rotary positions turn pairs), got {self.hidden_size}."
+            ]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(DataOptions, TrainOptions):
+    """GRPO: the world model, post-trained on decoded predictions."""
+
+    model: Path = required("world model folder to start from")
+    reward: str = option("lpips=1,mae=1", "weighted mix of metrics, better is always higher")
+    steps: int = option(200, "rollout batches, each followed by its updates", at_least=1)
+    batch_size: int = option(8, "contexts per step", at_least=1)
+    learning_rate: float = option(5e-5, "peak learning rate of AdamW", above=0)
+    group_size: int = option(16, "rollouts per context (TRL: num_generations)", at_least=2)
+    temperature: float = option(1.0, "of the rollouts", above=0)
+    beta: float = option(1e-3, "weight of the KL to the starting model", at_least=0)
+    kl_estimator: Literal["k1", "k2", "k3"] = option("k3", "estimator of that KL")
+    epsilon: float = option(0.2, "how far the ratio may fall before it is clipped", above=0)
+    epsilon_high: float | None = option(None, "how far it may rise (none: epsilon)", above=0)
+    delta: float | None = option(3.0, "bound of the ratio where the advantage is negative", above=1)
+    loss_type: Literal["grpo", "dr_grpo", "dapo"] = option("grpo", "how token losses are averaged")
+    scale_rewards: Literal["group", "batch", "none"] = option("group", "whose deviation divides")
+    num_iterations: int = option(1, "passes over each rollout batch", at_least=1)
+    mini_batches: int = option(1, "updates per pass, each on its share of contexts", at_least=1)
+    micro_batch: int = option(0, "contexts per backward pass (0: all at once)", at_least=0)
+    horizon: int = option(0, "frames to predict (0: the model's)", at_least=0)
+    min_spread: float = option(1e-6, "groups with less reward deviation are dropped", at_least=0)
+    eval_every: int = option(0, "steps between held-out scores (0: none)", at_least=0)
+
+    def conflicts(self) -> list[str]:
+        if self.batch_size % self.mini_batches:
+            return [
+                f"mini_batches must divide batch_size = {self.batch_size}, got {self.mini_batches}."
+            ]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig(DataOptions, SamplingOptions, MachineOptions):
+    """Videos of predicted futures beside what happened."""
+
+    model: Path = required("world model folder")
+    output_dir: Path = option(Path("rollouts"), "folder for the videos")
+    episode: int | None = option(None, "index (none: the first held-out episode)", at_least=0)
+    start: int = option(0, "recorded frame at which the context starts", at_least=0)
+    gif: bool = option(True, "write gif files beside the mp4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(DataOptions, SamplingOptions, MachineOptions):
+    """Held-out scores beside the baselines."""
+
+    model: Path = required("world model folder to measure")
+    base: Path | None = option(None, "world model folder to compare it with")
+    output_dir: Path = required("folder for report.json, report.md and the plots")
+    windows_per_episode: int = option(4, "windows per held-out episode", at_least=1)
+    bootstrap: int = option(2000, "resamples behind each interval", at_least=100)
+    perceptual: str = option("auto", "perceptual networks (auto: all at hand)")

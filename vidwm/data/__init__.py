@@ -1,0 +1,1 @@
+"""Recorded robot episodes: readers, windows and clips. Start at `clip.py`, the contract."""

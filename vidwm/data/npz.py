@@ -1,0 +1,182 @@
+"""Read npz episodes: one file an episode, in the two layouts met in the wild.
+
+iVideoGPT and RLVR-World: `image` (T, H, W, 3), other cameras as `aux1_image` and so on, `action`
+(T, A) or (T - 1, A), files named <split>_eps_<number>.npz. Images are uint8, integers 0..255 or
+floats 0..1.
+DrQ-style replay buffers: `observation` (T, 3 k, H, W) stacks the last k frames, the newest last,
+and `action[t]` is the one that led TO observation t (row 0 is a dummy), so here the rows move up by
+one to fit `Episode`. The files state no frame rate; 10 frames per second is assumed.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vidwm.data.clip import Episode
+from vidwm.data.images import channels_first
+from vidwm.data.reading import build_episode, choose_camera
+from vidwm.errors import UserError
+
+FPS = 10.0
+ACTION, STACKED = "action", "observation"
+MAX_DEFLATE_RATIO = 1100  # deflate cannot compress further: a file that claims more is damaged
+READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+@dataclass(frozen=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+class NpzDataset:
+    """An `EpisodeDataset` over an npz file, or all npz files below a folder in sorted order.
+
+    `camera` is a key of (T, H, W, 3) arrays or `observation`; None takes `image`, else the
+    alphabetically first. `split` keeps the files whose path begins with "<split>_" or "<split>/".
+    """
+
+    format = "npz"
+
+    def __init__(
+        self, path: str | Path, *, camera: str | None = None, split: str | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.fps = FPS
+        root = self.path if self.path.is_dir() else self.path.parent
+        files = sorted(self.path.rglob("*.npz")) if self.path.is_dir() else [self.path]
+        ids = [file.relative_to(root).with_suffix("").as_posix() for file in files]
+        if split is not None:
+            kept = [i for i, name in enumerate(ids) if name.startswith((split + "_", split + "/"))]
+            files, ids = [files[i] for i in kept], [ids[i] for i in kept]
+        if not files:
+            raise UserError(
+                f"{self.path} holds no npz file of split {split!r}; expected files named "
+                f"{split}_*.npz or a folder {split}/."
+            )
+        self._files = files
+        self.episode_ids: Sequence[str] = ids
+        first = _read_headers(files[0])
+        self.cameras = tuple(sorted(k for k in first if _is_camera(k, first[k])))
+        if camera is None and "image" in self.cameras:
+            camera = "image"
+        self.camera = choose_camera(self.cameras, camera, where=files[0])
+        self.lengths: Sequence[int] = [self._length(file, _read_headers(file)) for file in files]
+        num_dims = first[ACTION].shape[1]
+        self.action_names = tuple(f"action_{dim}" for dim in range(num_dims))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def episode(self, index: int) -> Episode:
+        """Read one episode; UserError names the file when it is damaged."""
+        file, length = self._files[index], self.lengths[index]
+        images, actions = _read_array(file, self.camera), _read_array(file, ACTION)
+        if actions.shape[1] != len(self.action_names):
+            raise UserError(
+                f"{file}: '{ACTION}' has {actions.shape[1]} dimensions, the first file's "
+                f"{len(self.action_names)}; all episodes must share one action space."
+            )
+        if self.camera == STACKED:
+            frames = np.ascontiguousarray(images[:, -3:])
+            actions = actions[1:]
+        else:
+            frames = channels_first(_to_uint8(images, file, self.camera))
+        if len(actions) < length:
+            actions = np.concatenate([actions, actions[-1:]])
+        return build_episode(
+            str(file),
+            id=self.episode_ids[index],
+            frames=frames,
+            actions=np.ascontiguousarray(actions, dtype=np.float32),
+            fps=self.fps,
+        )
+
+    def _length(self, file: Path, headers: dict[str, _Header]) -> int:
+        """Frames of the episode; UserError if its arrays do not fit together."""
+        if self.camera not in headers or not _is_camera(self.camera, headers[self.camera]):
+            raise UserError(
+                f"{file} has no images {self.camera!r} of the shape the first file has; its "
+                f"arrays are {', '.join(headers) or 'none'}."
+            )
+        if ACTION not in headers:
+            raise UserError(
+                f"{file} has no array '{ACTION}'; expected one row a frame beside {self.camera!r}."
+            )
+        length, action = headers[self.camera].shape[0], headers[ACTION]
+        allowed = (length,) if self.camera == STACKED else (length - 1, length)
+        fits = len(action.shape) == 2 and action.shape[0] in allowed and action.shape[0] > 0
+        if not fits or action.shape[1] < 1 or action.dtype.kind not in "fiub":
+            raise UserError(
+                f"{file}: '{ACTION}' is {action.shape} {action.dtype}; expected numbers "
+                f"({' or '.join(str(n) for n in allowed)}, A) for {length} frames."
+            )
+        return length
+
+
+def _is_camera(key: str, header: _Header) -> bool:
+    if len(header.shape) != 4 or header.shape[0] < 1:
+        return False
+    if key == STACKED:
+        return header.shape[1] % 3 == 0 and header.shape[1] > 0 and header.dtype == np.uint8
+    return header.shape[3] == 3 and header.dtype.kind in "fiu"
+
+
+def _to_uint8(images: np.ndarray, file: Path, key: str) -> np.ndarray:
+    if images.dtype == np.uint8:
+        return images
+    is_float = images.dtype.kind == "f"
+    highest = 1 if is_float else 255
+    # Written so that NaN fails.
+    if not (images.min() >= 0 and images.max() <= highest):
+        raise UserError(
+            f"{file}: {key!r} is {images.dtype} and reaches from {images.min()} to "
+            f"{images.max()}; expected values from 0 to {highest}."
+        )
+    return np.round(images * 255).astype(np.uint8) if is_float else images.astype(np.uint8)
+
+
+def _read_headers(file: Path) -> dict[str, _Header]:
+    """Shape and dtype of every array, without reading the arrays."""
+    headers: dict[str, _Header] = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    read_header = READ_HEADER[np.lib.format.read_magic(stream)]
+                    shape, _, dtype = read_header(stream)
+                size = int(np.prod([dtype.itemsize, *shape], dtype=object))
+                claims = member.file_size <= MAX_DEFLATE_RATIO * (member.compress_size + 1)
+                if not dtype.hasobject and (size > member.file_size or not claims):
+                    raise ValueError(f"array {member.filename} is shorter than it says")
+                headers[member.filename.removesuffix(".npy")] = _Header(shape, dtype)
+    except _DAMAGE as error:
+        raise _damaged(file, error) from error
+    return headers
+
+
+def _read_array(file: Path, key: str) -> np.ndarray:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return np.asarray(arrays[key])
+    except _DAMAGE as error:
+        raise _damaged(file, error) from error
+
+
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+def _damaged(file: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{file} is no readable npz file ({type(error).__name__}: {error}); copy it again or "
+        f"remove it."
+    )

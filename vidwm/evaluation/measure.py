@@ -1,0 +1,171 @@
+"""Scores of every window and predicted frame, for a model and what it is compared with.
+
+All subjects meet the same windows, the same true frames and, where they sample, the same random
+numbers, so their scores can be paired. A window's score is the MEAN over its sampled futures, never
+the best of them. Windows go through in small chunks: memory depends neither on their number nor on
+the length of the evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vidwm.data.clip import ClipBatch
+from vidwm.data.sampler import ClipSource, Window
+from vidwm.errors import UserError
+from vidwm.evaluation.metrics import MOVING_METRICS, MOVING_THRESHOLD, REPETITION
+from vidwm.evaluation.predict import (
+    Prediction,
+    copy_last_frame,
+    predict,
+    reconstruct,
+    with_future_actions,
+)
+from vidwm.evaluation.windows import partners
+from vidwm.reward.pixels import masked_mae, masked_mse, moving_mask
+from vidwm.reward.scorer import Scorer
+from vidwm.rollout.engine import Sampling
+from vidwm.world_model.world_model import WorldModel
+
+COPY, BASE, MODEL, SHUFFLED, CEILING = SUBJECTS = (
+    "copy_last_frame",
+    "base",
+    "model",
+    "shuffled_actions",
+    "reconstruction",
+)
+MAX_CONTEXTS = 16
+CHUNK_BYTES = 256 * 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Scores by subject and metric, each (W, h): per window and predicted frame.
+
+    moving_pixels (W, h) counts the pixels behind the moving metrics; where it is 0 they are 0 and
+    must not count.
+    """
+
+    windows: tuple[Window, ...]
+    scores: dict[str, dict[str, np.ndarray]]
+    moving_pixels: np.ndarray
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(self.scores[MODEL])
+
+    @property
+    def episodes(self) -> np.ndarray:
+        """(W,) episode of each window."""
+        return np.array([window.episode for window in self.windows])
+
+    def weights(self, metric: str) -> np.ndarray:
+        """(W, h): what a score counts in an average; pixels for the moving metrics, else 1."""
+        moving = self.moving_pixels
+        return moving if metric in MOVING_METRICS else np.ones_like(moving)
+
+
+def measure(
+    model: WorldModel,
+    source: ClipSource,
+    windows: Sequence[int],
+    *,
+    metrics: Sequence[str],
+    sampling: Sampling | None = None,
+    num_samples: int = 1,
+    base: WorldModel | None = None,
+) -> Measurement:
+    """Score a model, its baselines and, if given, a base model on some windows of a source.
+
+    windows: numbers into `source.windows`; metrics: what `Scorer` takes, measured on full frames;
+    the moving metrics and the repetition rate are always added. The horizon is what the source's
+    clips hold beyond the context. With a single window there are no shuffled actions.
+    UserError when base and model differ in what a window is.
+    """
+    if base is not None:
+        check_comparable(model, base)
+    models = {MODEL: model} | ({} if base is None else {BASE: base})
+    draw = partial(predict, sampling=sampling or Sampling(), num_samples=num_samples)
+    scorer = Scorer(model.decode, metrics)
+    partner = partners([source.windows[w].episode for w in windows]) if len(windows) > 1 else None
+    chunk = _chunk_size(model, source, num_samples * (1 + len(models)) + 2)
+    parts: list[dict[str, dict[str, Tensor]]] = []
+    moving: list[Tensor] = []
+    bar = tqdm(total=len(windows), desc="evaluate", unit="window", disable=None)
+    for start in range(0, len(windows), chunk):
+        rows = range(start, min(start + chunk, len(windows)))
+        batch = source.batch([windows[row] for row in rows])
+        predictions = {name: draw(each, batch) for name, each in models.items()}
+        if partner is not None:
+            actions = source.batch([windows[partner[row]] for row in rows]).actions
+            told = with_future_actions(batch, actions, model.setting.context_frames)
+            predictions[SHUFFLED] = draw(model, told)
+        predictions[COPY] = copy_last_frame(batch, model.setting.context_frames)
+        predictions[CEILING] = reconstruct(model, batch)
+        scores, counts = _score(scorer, predictions, batch, model)
+        parts.append(scores)
+        moving.append(counts)
+        bar.update(len(rows))
+    bar.close()
+    subjects = [subject for subject in SUBJECTS if subject in parts[0]]
+    return Measurement(
+        windows=tuple(source.windows[w] for w in windows),
+        scores={s: {m: _joined([p[s][m] for p in parts]) for m in parts[0][s]} for s in subjects},
+        moving_pixels=_joined(moving),
+    )
+
+
+def check_comparable(model: WorldModel, base: WorldModel) -> None:
+    """UserError unless both models read the same windows; horizon and tokenizer may differ."""
+    for name, mine, other in (
+        ("frame size", model.size, base.size),
+        ("context_frames", model.setting.context_frames, base.setting.context_frames),
+        ("frame_skip", model.setting.frame_skip, base.setting.frame_skip),
+        ("number of action dimensions", model.actions.action_dims, base.actions.action_dims),
+    ):
+        if mine != other:
+            raise UserError(
+                f"The base model's {name} is {other}, the model's {mine}; only models that read "
+                f"the same windows can be compared."
+            )
+
+
+def _score(
+    scorer: Scorer, predictions: dict[str, Prediction], batch: ClipBatch, model: WorldModel
+) -> tuple[dict[str, dict[str, Tensor]], Tensor]:
+    """Per subject and metric (B, h), and the moving pixels (B, h), of one chunk."""
+    c = model.setting.context_frames
+    frames = batch.float_frames().to(model.device)
+    truth, last_context = frames[:, c:], frames[:, c - 1 : c]
+    # Side by side on the axis of rollouts, so that features of true frames are computed once.
+    pred = torch.cat([p.frames.to(model.device) for p in predictions.values()], dim=1)
+    scores = scorer.score_frames(pred, truth)
+    moved = moving_mask(truth, last_context, MOVING_THRESHOLD)[:, None]
+    for metric, error_of in zip(MOVING_METRICS, (masked_mae, masked_mse), strict=True):
+        scores[metric] = error_of(pred, truth[:, None], moved)[0]
+    repeated = [p.repeats.to(model.device) for p in predictions.values()]
+    scores[REPETITION] = torch.cat(repeated, dim=1).float()
+    sizes = [prediction.frames.shape[1] for prediction in predictions.values()]
+    by_subject: dict[str, dict[str, Tensor]] = {subject: {} for subject in predictions}
+    for metric, values in scores.items():
+        for subject, samples in zip(predictions, values.split(sizes, dim=1), strict=True):
+            by_subject[subject][metric] = samples.double().mean(dim=1)
+    return by_subject, moved.sum((1, 3, 4, 5)).double()
+
+
+def _chunk_size(model: WorldModel, source: ClipSource, futures: int) -> int:
+    """Contexts at a time, so that the predicted pixels of a chunk stay within CHUNK_BYTES."""
+    horizon = source.clip_frames - model.setting.context_frames
+    height, width = model.size
+    return max(1, min(MAX_CONTEXTS, CHUNK_BYTES // (futures * horizon * 3 * 4 * height * width)))
+
+
+def _joined(parts: list[Tensor]) -> np.ndarray:
+    return torch.cat(parts).cpu().numpy()

@@ -1,0 +1,85 @@
+"""The clips a given world model can be trained or measured on, checked against what it expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vidwm.config import DataOptions
+from vidwm.data.clip import EpisodeDataset
+from vidwm.data.datasets import open_dataset
+from vidwm.data.sampler import ClipSource, split_episodes
+from vidwm.errors import UserError
+from vidwm.world_model.world_model import WorldModel
+
+
+def open_sources(
+    options: DataOptions, model: WorldModel, horizon: int = 0
+) -> tuple[ClipSource, ClipSource]:
+    """Windows of the training and of the held-out episodes, at the model's size and frame skip.
+
+    horizon: frames to predict (0: the model's). UserError when resolution or actions do not fit,
+    or no episode is long enough; with `heldout` 0 both sources are the same.
+    """
+    dataset = open_fitting(options, model)
+    train, heldout = _split(options, dataset)
+    return (
+        clip_source(dataset, model, train, horizon),
+        clip_source(dataset, model, heldout or train, horizon),
+    )
+
+
+def open_heldout(
+    options: DataOptions, model: WorldModel, horizon: int = 0
+) -> tuple[ClipSource, bool]:
+    """Windows of the held-out episodes, and True; of all episodes, and False, if none are held out.
+
+    Arguments and errors as `open_sources`.
+    """
+    dataset = open_fitting(options, model)
+    train, heldout = _split(options, dataset)
+    return clip_source(dataset, model, heldout or train, horizon), bool(heldout)
+
+
+def open_fitting(options: DataOptions, model: WorldModel) -> EpisodeDataset:
+    """The dataset; UserError when its resolution or actions are not what the model expects."""
+    dataset = open_dataset(options.data, camera=options.camera, split=options.split)
+    check_fits(dataset, model, resize=options.resize)
+    return dataset
+
+
+def clip_source(
+    dataset: EpisodeDataset, model: WorldModel, episodes: Sequence[int], horizon: int = 0
+) -> ClipSource:
+    """Windows of some episodes; UserError when none of them is long enough."""
+    return ClipSource(
+        dataset,
+        clip_frames=model.setting.context_frames + (horizon or model.setting.horizon),
+        frame_skip=model.setting.frame_skip,
+        episodes=episodes,
+        size=model.size,
+    )
+
+
+def check_fits(dataset: EpisodeDataset, model: WorldModel, *, resize: bool) -> None:
+    """UserError when the first episode's frames or actions are not what the model was made for."""
+    episode = dataset.episode(0)
+    height, width = episode.frames.shape[2:]
+    if (height, width) != model.size and not resize:
+        raise UserError(
+            f"{dataset.path}: frames are {height}x{width}, the model expects "
+            f"{model.size[0]}x{model.size[1]}; pass --resize to scale them."
+        )
+    actions = episode.actions.shape[1] * model.setting.frame_skip
+    if actions != model.actions.action_dims:
+        raise UserError(
+            f"{dataset.path}: actions have {actions} numbers per model step "
+            f"({episode.actions.shape[1]} dimensions x frame_skip {model.setting.frame_skip}), the "
+            f"model expects {model.actions.action_dims}; use data of the same robot."
+        )
+
+
+def _split(options: DataOptions, dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
+    train, heldout = split_episodes(dataset.episode_ids, options.heldout, options.split_seed)
+    if options.max_episodes:
+        train, heldout = train[: options.max_episodes], heldout[: options.max_episodes]
+    return train, heldout

@@ -1,0 +1,1 @@
+"""Verifiable rewards: how close a predicted frame is to what really happened."""

@@ -1,0 +1,114 @@
+"""Pixel metrics of predicted frames: MAE, MSE, PSNR, SSIM, and errors on the pixels that moved.
+
+All take frames (..., 3, H, W) float in [0, 1], broadcast over the leading dimensions, compute in
+fp32 and give one number per frame (...). PSNR uses peak 1; SSIM (Wang et al., 2004) dynamic range 1
+and a Gaussian window of 11 pixels, sigma 1.5, without padding, mean over channels: both as
+RLVR-World evaluates them. Most pixels of a robot video never move, so plain errors flatter a model
+that repeats its last context frame; the masked ones look only where the true frame differs from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+FRAME_DIMS = (-3, -2, -1)
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+# Stabilisers of SSIM's two ratios: (0.01 * range)^2 and (0.03 * range)^2.
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+
+
+def check_frames(frames: Tensor, name: str) -> None:
+    """ValueError unless frames are (..., 3, H, W) floating point, finite and in [0, 1]."""
+    if frames.ndim < 3 or frames.shape[-3] != 3 or not frames.is_floating_point():
+        raise ValueError(
+            f"{name} must be (..., 3, H, W) floating point in [0, 1], "
+            f"got {tuple(frames.shape)} {frames.dtype}"
+        )
+    low, high = (value.item() for value in frames.aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"{name} must lie in [0, 1], got values from {low:.4g} to {high:.4g}")
+
+
+def mae(pred: Tensor, true: Tensor) -> Tensor:
+    """Mean absolute error, 0..1."""
+    return (pred.float() - true.float()).abs().mean(FRAME_DIMS)
+
+
+def mse(pred: Tensor, true: Tensor) -> Tensor:
+    """Mean squared error, 0..1."""
+    return (pred.float() - true.float()).square().mean(FRAME_DIMS)
+
+
+def psnr(pred: Tensor, true: Tensor, eps: float = 1e-8) -> Tensor:
+    """Peak signal-to-noise ratio in dB, per frame; `eps` caps it at 80 dB for equal frames."""
+    return -10 * torch.log10(mse(pred, true) + eps)
+
+
+def ssim(pred: Tensor, true: Tensor) -> Tensor:
+    """Structural similarity, -1..1, 1 for equal frames. ValueError below 11 x 11 pixels."""
+    pred, true = torch.broadcast_tensors(pred.float(), true.float())
+    height, width = pred.shape[-2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(f"ssim needs frames of at least 11 x 11 pixels, got {height} x {width}")
+    means = _window_mean(torch.stack([pred, true, pred * pred + true * true, pred * true]))
+    mean_x, mean_y, mean_squares, mean_product = means
+    product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
+    luminance = (2 * product + SSIM_C1) / (squares + SSIM_C1)
+    structure = (2 * (mean_product - product) + SSIM_C2) / (mean_squares - squares + SSIM_C2)
+    return (luminance * structure).mean(FRAME_DIMS)
+
+
+def _window_mean(planes: Tensor) -> Tensor:
+    """Gaussian-weighted mean over every full 11 x 11 window of planes (..., H, W).
+
+    The window is separable, and two products with banded matrices are many times faster than
+    convolutions with one channel.
+    """
+    height, width = planes.shape[-2:]
+    return _window_rows(height, planes) @ planes @ _window_rows(width, planes).mT
+
+
+def _window_rows(size: int, like: Tensor) -> Tensor:
+    """(size - 10, size): row i holds the window's taps at columns i .. i + 10."""
+    row = torch.arange(size - SSIM_WINDOW + 1, device=like.device)[:, None]
+    offsets = torch.arange(size, device=like.device) - row - SSIM_WINDOW // 2
+    taps = torch.exp(-offsets.float().square() / (2 * SSIM_SIGMA**2))
+    taps = taps.masked_fill(offsets.abs() > SSIM_WINDOW // 2, 0.0)
+    return taps / taps.sum(dim=1, keepdim=True)
+
+
+def moving_mask(true: Tensor, last_context: Tensor, threshold: float = 0.05) -> Tensor:
+    """Pixels whose largest channel difference from the last context frame exceeds `threshold`.
+
+    true (..., 3, H, W), last_context broadcastable to it -> (..., 1, H, W) bool, True = moved.
+    """
+    difference = (true.float() - last_context.float()).abs()
+    return difference.amax(dim=-3, keepdim=True) > threshold
+
+
+def masked_mae(pred: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean absolute error over the pixels of mask (..., 1, H, W), and how many those are.
+
+    Both (...) float32; the mean of a frame without such pixels is 0 and its count 0. Averages over
+    frames weigh by pixel: (mean * count).sum() / count.sum().
+    """
+    return _masked_mean(pred, true, mask, Tensor.abs)
+
+
+def masked_mse(pred: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared error over the pixels of mask, and their count; contract as `masked_mae`."""
+    return _masked_mean(pred, true, mask, Tensor.square)
+
+
+def _masked_mean(
+    pred: Tensor, true: Tensor, mask: Tensor, error_of: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    error = error_of(pred.float() - true.float()).mean(dim=-3, keepdim=True)
+    error, mask = torch.broadcast_tensors(error, mask)
+    count = mask.sum(FRAME_DIMS).float()
+    total = error.masked_fill(~mask, 0.0).sum(FRAME_DIMS)
+    return total / count.clamp_min(1), count

@@ -1,0 +1,171 @@
+"""Tokens of G rollouts per context and the true frames in, metrics of every predicted frame out.
+
+Decoding and scoring share one pass over chunks of distinct frames, so the pixels of all rollouts
+are never alive together. A token frame that occurs several times, in any rollout, step or context,
+is decoded once, and each distinct (token frame, true frame) pair is compared once. Perceptual
+features of a true frame are computed once per context, not per rollout, and dropped after their
+last use. Everything runs in fp32 without autograd, on frames clamped to [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vidwm.reward import pixels
+from vidwm.reward.mix import check_metric, network_of
+from vidwm.reward.perceptual import PerceptualNet, load_perceptual
+
+PIXEL_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mae": pixels.mae,
+    "mse": pixels.mse,
+    "psnr": pixels.psnr,
+    "ssim": pixels.ssim,
+}
+
+
+class Scorer:
+    """Scores predictions by the named metrics.
+
+    decode: tokens (M, N) int64 -> frames (M, 3, H, W), called with M <= chunk; chunk: the number of
+    frames decoded and compared at a time. UserError on an unknown metric or missing weights.
+    """
+
+    def __init__(
+        self, decode: Callable[[Tensor], Tensor], metrics: Sequence[str], chunk: int = 64
+    ) -> None:
+        for metric in metrics:
+            check_metric(metric)
+        if chunk < 1:
+            raise ValueError(f"chunk must be at least 1 frame, got {chunk}")
+        self.decode = decode
+        self.metrics = tuple(metrics)
+        self.chunk = chunk
+        networks = {network_of(metric) for metric in metrics if metric not in PIXEL_METRICS}
+        self.networks = {name: load_perceptual(name) for name in sorted(networks)}
+
+    def score(self, tokens: Tensor, true: Tensor) -> dict[str, Tensor]:
+        """Metrics by name, each (B, G, T) float32, of tokens (B, G, T, N) int64.
+
+        true (B, T, 3, H, W) float in [0, 1]; ValueError when it is not.
+        """
+        rows, row_of = _distinct_rows(tokens.flatten(0, 2))
+        return self._score(rows, row_of.view(tokens.shape[:3]), self.decode, true)
+
+    def score_frames(self, pred: Tensor, true: Tensor) -> dict[str, Tensor]:
+        """As `score`, for frames pred (B, G, T, 3, H, W) in [0, 1] that are already decoded."""
+        pixels.check_frames(pred, "pred")
+        flat = pred.flatten(0, 2)
+        rows = torch.arange(len(flat), device=pred.device)
+        return self._score(rows, rows.view(pred.shape[:3]), flat.__getitem__, true)
+
+    def _score(
+        self, rows: Tensor, row_of: Tensor, decode: Callable[[Tensor], Tensor], true: Tensor
+    ) -> dict[str, Tensor]:
+        """Score rows (R, ...), what `decode` eats; row_of (B, G, T) says which row is where."""
+        B, _, T = row_of.shape
+        pixels.check_frames(true, "true")
+        if true.ndim != 5 or true.shape[:2] != (B, T):
+            raise ValueError(f"true must be ({B}, {T}, 3, H, W), got {tuple(true.shape)}")
+        targets = true.flatten(0, 1)
+        pairs = _distinct_pairs(row_of)
+        values = {name: targets.new_empty(len(pairs.row)).float() for name in self.metrics}
+        with torch.inference_mode(), torch.autocast(true.device.type, enabled=False):
+            compared = {
+                name: _FeaturePass(network.to(true.device), targets, pairs.place)
+                for name, network in self.networks.items()
+            }
+            for first in range(0, len(rows), self.chunk):
+                frames = decode(rows[first : first + self.chunk]).float().clamp(0, 1)
+                for features in compared.values():
+                    features.load(frames)
+                for span in pairs.spans(first, first + len(frames), self.chunk):
+                    row, place = pairs.row[span] - first, pairs.place[span]
+                    for name in self.metrics:
+                        values[name][span] = (
+                            PIXEL_METRICS[name](frames[row], targets[place])
+                            if name in PIXEL_METRICS
+                            else compared[network_of(name)].distance(row, place, span.start)
+                        )
+        # Gathered outside inference mode: rewards must be usable in a loss.
+        return {name: value[pairs.pair_of] for name, value in values.items()}
+
+
+def _distinct_rows(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Distinct rows of tokens (M, N) by first appearance, and for each of the M its row."""
+    rows, row_of = tokens.unique(dim=0, return_inverse=True)
+    here = torch.arange(len(tokens), device=tokens.device)
+    first = here.new_full((len(rows),), len(tokens)).scatter_reduce(0, row_of, here, "amin")
+    # By first appearance, a chunk of rows meets few contexts, so few true features live at a time.
+    order = first.argsort()
+    rank = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=order.device))
+    return rows[order], rank[row_of]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pairs:
+    """Distinct (token row, true frame) pairs, sorted by row.
+
+    row, place (P,): which row and which of the B * T true frames; pair_of (B, G, T): which pair.
+    """
+
+    row: Tensor
+    place: Tensor
+    pair_of: Tensor
+
+    def spans(self, first_row: int, end_row: int, size: int) -> list[slice]:
+        """Slices of at most `size` pairs which together are the pairs of these rows."""
+        bounds = torch.tensor([first_row, end_row], device=self.row.device)
+        start, stop = torch.searchsorted(self.row, bounds).tolist()
+        return [slice(at, min(at + size, stop)) for at in range(start, stop, size)]
+
+
+def _distinct_pairs(row_of: Tensor) -> _Pairs:
+    B, _, T = row_of.shape
+    place = torch.arange(B * T, device=row_of.device).view(B, 1, T)
+    pairs, pair_of = (row_of * (B * T) + place).unique(return_inverse=True)
+    return _Pairs(row=pairs // (B * T), place=pairs % (B * T), pair_of=pair_of)
+
+
+class _FeaturePass:
+    """Features of the predicted frames at hand, and of true frames from first use to last.
+
+    true (P, 3, H, W); places: of every pair, in the order of asking, its true frame (0..P-1).
+    """
+
+    def __init__(self, net: PerceptualNet, true: Tensor, places: Tensor) -> None:
+        self.net = net
+        self.true = true
+        order = torch.arange(len(places), device=places.device)
+        unused = order.new_full((len(true),), -1)
+        self.last_use = unused.scatter_reduce(0, places, order, "amax")
+        self.slot = unused.clone()
+        self.kept = places[:0]
+        self.true_maps: list[Tensor] = []
+        self.pred_maps: list[Tensor] = []
+
+    def load(self, frames: Tensor) -> None:
+        """Take predicted frames (M, 3, H, W) in the place of those before."""
+        self.pred_maps = self.net.features(frames)
+
+    def distance(self, rows: Tensor, places: Tensor, now: int) -> Tensor:
+        """Distances (Q,) of loaded frames `rows` to true frames `places`; `now`: the first pair."""
+        wanted = places.unique()
+        missing = wanted[~torch.isin(wanted, self.kept)]
+        if len(missing):
+            self._fetch(missing, now)
+        slots = self.slot[places]
+        return self.net.distance(
+            [stage[rows] for stage in self.pred_maps], [stage[slots] for stage in self.true_maps]
+        )
+
+    def _fetch(self, missing: Tensor, now: int) -> None:
+        fresh = self.net.features(self.true[missing])
+        needed = self.last_use[self.kept] >= now
+        old = [stage[needed] for stage in self.true_maps] or [stage[:0] for stage in fresh]
+        self.true_maps = [torch.cat(both) for both in zip(old, fresh, strict=True)]
+        self.kept = torch.cat([self.kept[needed], missing])
+        self.slot[self.kept] = torch.arange(len(self.kept), device=self.kept.device)

@@ -1,0 +1,103 @@
+"""Convolutional encoder and decoder: pixels to a small latent grid and back.
+
+Frames are folded by `patch` pixels, then every level halves the grid. Convolutions at full
+resolution cost most and see least, so there are none: the first and last layers work on patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    """GroupNorm with up to 32 groups of at least 4 channels."""
+    groups = next(g for g in (32, 16, 8, 4, 2, 1) if width % g == 0 and width // g >= 4)
+    return nn.GroupNorm(groups, width, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3x3 convolutions around a skip connection."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1 = group_norm(width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm2 = group_norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(h)))
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over the grid, so that far places can agree."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = group_norm(width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, D, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(mixed.squeeze(1).transpose(1, 2).reshape(B, D, h, w))
+
+
+class Encoder(nn.Module):
+    """Frames (B, 3, H, W) -> latents (B, code_dim, h, w), h = H / (patch * 2^(levels-1))."""
+
+    def __init__(self, patch: int, widths: Sequence[int], blocks: int, code_dim: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.PixelUnshuffle(patch),
+            nn.Conv2d(3 * patch * patch, widths[0], 3, padding=1),
+        ]
+        for level, width in enumerate(widths):
+            if level:
+                layers.append(nn.Conv2d(widths[level - 1], width, 4, stride=2, padding=1))
+            layers.extend(ResidualBlock(width) for _ in range(blocks))
+        layers += [
+            AttentionBlock(widths[-1]),
+            group_norm(widths[-1]),
+            nn.SiLU(),
+            nn.Conv2d(widths[-1], code_dim, 1),
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.layers(frames)
+
+
+class Decoder(nn.Module):
+    """Codes (B, code_dim, h, w) -> frames (B, 3, H, W), unclamped."""
+
+    def __init__(self, patch: int, widths: Sequence[int], blocks: int, code_dim: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(code_dim, widths[-1], 3, padding=1),
+            ResidualBlock(widths[-1]),
+            AttentionBlock(widths[-1]),
+        ]
+        for level in reversed(range(len(widths))):
+            layers.extend(ResidualBlock(widths[level]) for _ in range(blocks))
+            if level:
+                layers += [
+                    nn.Upsample(scale_factor=2, mode="nearest"),
+                    nn.Conv2d(widths[level], widths[level - 1], 3, padding=1),
+                ]
+        layers += [
+            group_norm(widths[0]),
+            nn.SiLU(),
+            nn.Conv2d(widths[0], 3 * patch * patch, 3, padding=1),
+            nn.PixelShuffle(patch),
+        ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.layers(codes)

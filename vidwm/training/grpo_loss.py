@@ -1,0 +1,86 @@
+"""Group-relative policy optimisation on token log-probabilities: the formulas, and nothing else.
+
+    A_i   = (R_i - mean(R)) / (std(R) + eps)                      over the G rollouts of a context
+    ratio = exp(logprob - old_logprob)
+    loss  = -mean(min(ratio A, clip(ratio, 1 - epsilon, 1 + epsilon_high) A)) + beta * KL(ref)
+
+Sources: Shao et al., arXiv 2402.03300, eq. 3-4 (GRPO, k3 KL); Liu et al., arXiv 2503.20783 (Dr. GRPO:
+no division by the deviation, fixed denominator); Yu et al., arXiv 2503.14476 (DAPO: epsilon_high,
+token mean, groups without spread dropped); Ye et al., arXiv 1912.09729, eq. 5 (dual clip, `delta`).
+Rollouts of a world model all have the same length, so the three loss types differ only in what they
+divide by when groups were dropped: `grpo` and `dapo` by what is left, `dr_grpo` by all of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KL_LIMIT = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoSettings:
+    """TRL's names; `delta` bounds the ratio where the advantage is negative (None: unbounded)."""
+
+    epsilon: float = 0.2
+    epsilon_high: float = 0.2
+    delta: float | None = 3.0
+    beta: float = 1e-3
+    kl_estimator: str = "k3"
+
+
+def advantages(rewards: Tensor, scale_rewards: str, eps: float = 1e-6) -> Tensor:
+    """rewards (B, G), higher is better -> advantages (B, G), zero mean in every group.
+
+    scale_rewards: `group` divides by the group's deviation, `batch` by the mean of the groups'
+    deviations (so that groups that hardly differ stay small), `none` by nothing.
+    """
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    deviation = rewards.std(dim=1, keepdim=True)
+    if scale_rewards == "group":
+        return centred / (deviation + eps)
+    if scale_rewards == "batch":
+        return centred / (deviation.mean() + eps)
+    return centred
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: str) -> Tensor:
+    """KL(policy || reference) per token, in nats, from tokens drawn by the policy.
+
+    k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1 with d = ref - policy, bounded to +-10 as in RLVR-World.
+    """
+    d = (ref_logprobs - logprobs).clamp(-KL_LIMIT, KL_LIMIT)
+    if estimator == "k1":
+        return -d
+    if estimator == "k2":
+        return d.square() / 2
+    return (d.exp() - d - 1).clamp(-KL_LIMIT, KL_LIMIT)
+
+
+def policy_losses(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, settings: GrpoSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Clipped surrogate per token, the ratio, and where the clip was active.
+
+    logprobs and old_logprobs (B, G, L), advantages (B, G) -> three times (B, G, L).
+    """
+    weights = advantages.unsqueeze(-1)
+    ratio = (logprobs - old_logprobs).exp()
+    clipped = ratio.clamp(1 - settings.epsilon, 1 + settings.epsilon_high)
+    losses = -torch.minimum(ratio * weights, clipped * weights)
+    if settings.delta is not None:
+        losses = torch.where(weights < 0, torch.minimum(losses, -settings.delta * weights), losses)
+    too_high = (ratio > 1 + settings.epsilon_high) & (weights > 0)
+    too_low = (ratio < 1 - settings.epsilon) & (weights < 0)
+    return losses, ratio, too_high | too_low
+
+
+def denominator(kept: int, total: int, tokens: int, loss_type: str) -> int:
+    """How many tokens the summed loss is divided by.
+
+    kept and total count rollouts with and without the dropped groups; tokens per rollout.
+    """
+    return max(1, total if loss_type == "dr_grpo" else kept) * tokens

@@ -1,0 +1,190 @@
+"""Stage 2, `vidwm pretrain`: maximum likelihood on tokens.
+
+Episodes are tokenised once, windows of context + horizon are drawn from the training episodes, and
+the transformer learns the next token of the predicted frames; context, actions and delimiters
+carry no loss. The held-out loss is measured on fixed windows of the held-out episodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vidwm.config import PretrainConfig
+from vidwm.data.cache import TokenClips, tokenise
+from vidwm.data.clip import EpisodeDataset
+from vidwm.data.datasets import open_dataset
+from vidwm.data.sampler import Window, epoch_order, split_episodes, windows_of
+from vidwm.errors import UserError
+from vidwm.tokenizer.frame import FrameTokenizer
+from vidwm.training.loop import Stage, fit
+from vidwm.training.run_folder import open_run
+from vidwm.training.runtime import pick_device
+from vidwm.training.updater import Updater
+from vidwm.world_model.actions import ActionBins
+from vidwm.world_model.layout import Layout
+from vidwm.world_model.llama_files import TransformerConfig
+from vidwm.world_model.transformer import Transformer
+from vidwm.world_model.world_model import Setting, WorldModel
+
+HELDOUT_WINDOWS = 128
+MIN_POSITIONS = 1024
+
+
+class PretrainStage(Stage):
+    """Token windows in, cross-entropy in nats per token out."""
+
+    name = "pretrain"
+
+    def __init__(
+        self,
+        model: WorldModel,
+        clips: TokenClips,
+        train: Sequence[Window],
+        heldout: Sequence[Window],
+        config: PretrainConfig,
+    ) -> None:
+        self.model, self.clips, self.config = model, clips, config
+        self.train, self.heldout = train, heldout
+        self.fps = model.setting.model_fps
+        self.eval_every = config.eval_every
+        self.device = pick_device(config.device)
+        self.modules: dict[str, nn.Module] = {"transformer": model.transformer}
+        self.places = model.layout.logit_positions().to(self.device)
+        model.tokenizer.to(self.device)
+
+    def train_step(
+        self, step: int, updaters: Mapping[str, Updater]
+    ) -> Mapping[str, float | Tensor]:
+        config = self.config
+        order = epoch_order(len(self.train), config.seed, step, config.batch_size)
+        ids = self.sequences([self.train[i] for i in order])
+        updater = updaters["transformer"]
+        total = torch.zeros((), device=self.device)
+        for part in ids.split(config.micro_batch or len(ids)):
+            with updater.autocast():
+                loss = self.loss(part) * (len(part) / len(ids))
+            updater.backward(loss)
+            total += loss.detach()
+        updater.apply()
+        return {"loss": total}
+
+    def loss(self, ids: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the predicted frames' tokens; ids (B, L)."""
+        layout = self.model.layout
+        hidden = self.model.transformer.hidden(ids[:, :-1])[:, self.places]
+        logits = self.model.transformer.head(hidden, slice(0, layout.codebook_size))
+        return F.cross_entropy(logits.float().flatten(0, 1), ids[:, self.places + 1].flatten())
+
+    def sequences(self, windows: Sequence[Window]) -> Tensor:
+        """Token sequences (B, L) of windows."""
+        layout, skip = self.model.layout, self.model.setting.frame_skip
+        pairs = [self.clips.clip(w.episode, w.start, layout.num_frames, skip) for w in windows]
+        tokens = torch.stack([tokens for tokens, _ in pairs])
+        bins = self.model.actions.encode(torch.stack([actions for _, actions in pairs]))
+        return layout.sequence(tokens, bins).to(self.device)
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss on fixed held-out windows, in nats per token."""
+        if not self.heldout:
+            return {}
+        count = min(HELDOUT_WINDOWS, len(self.heldout))
+        chosen = [self.heldout[i * len(self.heldout) // count] for i in range(count)]
+        parts = self.sequences(chosen).split(32)
+        losses = [self.loss(part) * len(part) for part in parts]
+        return {"heldout_loss": float(torch.stack(losses).sum()) / count}
+
+    def sample_videos(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def export(self, directory: Path) -> None:
+        self.model.save_pretrained(directory)
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Run the stage; returns the folder of the trained world model."""
+    run = open_run(config.output_dir, resume=config.resume)
+    dataset = open_dataset(config.data, camera=config.camera, split=config.split)
+    tokenizer = FrameTokenizer.from_pretrained(config.tokenizer).to(pick_device(config.device))
+    clips = tokenise(
+        dataset,
+        lambda frames: tokenizer.encode(frames.to(pick_device(config.device))),
+        size=(tokenizer.height, tokenizer.width),
+        fingerprint=fingerprint(config.tokenizer),
+        directory=config.cache_dir or config.output_dir / "tokens",
+    )
+    train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
+    span = config.context_frames + config.horizon
+    windows = windows_of(dataset.lengths, train, span, config.frame_skip)
+    try:
+        heldout_windows = windows_of(dataset.lengths, heldout, span, config.frame_skip)
+    except UserError:
+        heldout_windows = []
+    torch.manual_seed(config.seed)
+    model = new_world_model(config, dataset, tokenizer, clips, train)
+    stage = PretrainStage(model, clips, windows, heldout_windows, config)
+    return fit(stage, config, run).checkpoint / "model"
+
+
+def new_world_model(
+    config: PretrainConfig,
+    dataset: EpisodeDataset,
+    tokenizer: FrameTokenizer,
+    clips: TokenClips,
+    train: Sequence[int],
+) -> WorldModel:
+    """An untrained model whose action ranges are those of the training episodes."""
+    setting = Setting(
+        context_frames=config.context_frames,
+        horizon=config.horizon,
+        frame_skip=config.frame_skip,
+        fps=dataset.fps,
+        action_names=_chunk_names(dataset.action_names, config.frame_skip),
+    )
+    rows = clips.action_chunks(train, config.frame_skip)
+    actions = ActionBins.fit(rows, method=config.action_ranges, bins=config.action_bins)
+    layout = Layout(
+        tokens_per_frame=tokenizer.tokens_per_frame,
+        codebook_size=tokenizer.codebook_size,
+        action_dims=actions.action_dims,
+        action_bins=actions.bins,
+        context_frames=config.context_frames,
+        horizon=config.horizon,
+    )
+    transformer = Transformer(
+        TransformerConfig(
+            vocab_size=layout.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size or _round_up(config.hidden_size * 8 // 3),
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=max(MIN_POSITIONS, layout.sequence_length),
+            bos_token_id=layout.bos,
+            eos_token_id=layout.eos,
+        )
+    )
+    return WorldModel(tokenizer, transformer, actions, setting)
+
+
+def fingerprint(directory: Path) -> str:
+    """Hash of a tokenizer's files."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors"):
+        digest.update((directory / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _chunk_names(names: Sequence[str], frame_skip: int) -> tuple[str, ...]:
+    if frame_skip == 1:
+        return tuple(names)
+    return tuple(f"{name}.{i}" for i in range(frame_skip) for name in names)
+
+
+def _round_up(width: int, multiple: int = 32) -> int:
+    return -(-width // multiple) * multiple

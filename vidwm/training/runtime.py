@@ -1,0 +1,71 @@
+"""Where a run computes and what its chance depends on: device, precision, seeds, generator states.
+
+The states of Python's, NumPy's and torch's generators travel with a checkpoint as plain tensors and
+numbers, so a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidwm.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"Unknown device {name!r}; use auto, cpu, cuda or cuda:<index>.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(f"Device {name!r} is not there ({found} CUDA devices found); use auto.")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """Either fp32 or bf16; "auto" is bf16 on CUDA devices that have it, else fp32."""
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return name
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch; call it before building modules with random weights."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All generator states: the large parts as tensors, the scalars as JSON values."""
+    _, python_words, python_gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    tensors = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(python_words),
+        "numpy": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
+    }
+    if torch.cuda.is_available():
+        for index, state in enumerate(torch.cuda.get_rng_state_all()):
+            tensors[f"cuda.{index}"] = state
+    numpy_scalars = [numpy_state["state"]["pos"], numpy_state["has_gauss"], numpy_state["gauss"]]
+    return tensors, {"python": python_gauss, "numpy": numpy_scalars}
+
+
+def restore_random_state(tensors: dict[str, Tensor], scalars: dict[str, Any]) -> None:
+    """Put back what `random_state` returned; devices that are gone are passed over."""
+    random.setstate((3, tuple(tensors["python"].tolist()), scalars["python"]))
+    words = tensors["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", words, *scalars["numpy"]))
+    torch.set_rng_state(tensors["torch"])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda.{index}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"cuda.{index}"], index)

@@ -1,0 +1,159 @@
+"""WorldModel: a tokenizer and a transformer that agree on one layout and one set of action ranges.
+
+    frames + actions --tokenizer, bins--> tokens --layout--> sequence --transformer--> next tokens
+
+Its directory is the only checkpoint format a user sees:
+
+    world_model.json   what the model expects: frames, sizes, frame rate, actions and their ranges
+    tokenizer/         config.json, model.safetensors
+    transformer/       config.json, model.safetensors (a Hugging Face Llama directory)
+    README.md          model card
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vidwm.errors import UserError
+from vidwm.files import read_json, write_json
+from vidwm.tokenizer.frame import FrameTokenizer
+from vidwm.world_model.actions import ActionBins
+from vidwm.world_model.layout import Layout
+from vidwm.world_model.transformer import Transformer
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a model was trained on; fps counts recorded frames per second, before `frame_skip`."""
+
+    context_frames: int
+    horizon: int
+    frame_skip: int
+    fps: float
+    action_names: tuple[str, ...]
+
+    @property
+    def model_fps(self) -> float:
+        """Frames per second of the model's own steps."""
+        return self.fps / self.frame_skip
+
+
+class WorldModel(nn.Module):
+    """Predicts frames from frames and actions."""
+
+    def __init__(
+        self,
+        tokenizer: FrameTokenizer,
+        transformer: Transformer,
+        actions: ActionBins,
+        setting: Setting,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.transformer = transformer
+        self.actions = actions
+        self.setting = setting
+        self.layout = layout_of(tokenizer, actions, setting)
+        if transformer.config.vocab_size != self.layout.vocab_size:
+            raise UserError(
+                f"The transformer has {transformer.config.vocab_size} ids, tokenizer and actions "
+                f"need {self.layout.vocab_size}; they belong to different models."
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of its frames, in pixels."""
+        return self.tokenizer.height, self.tokenizer.width
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.lm_head.weight.device
+
+    @torch.no_grad()
+    def tokens(self, frames: Tensor) -> Tensor:
+        """frames (B, T, 3, H, W) in [0, 1] -> tokens (B, T, N) int64."""
+        return self.tokenizer.encode(frames.to(self.device))
+
+    def bins(self, actions: Tensor) -> Tensor:
+        """actions (B, T, A) in the unit of the data -> bins (B, T, A) int64."""
+        return self.actions.encode(actions).to(self.device)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """tokens (..., N) -> frames (..., 3, H, W) in [0, 1]."""
+        return self.tokenizer.decode(tokens)
+
+    def save_pretrained(self, directory: str | Path, *, card: str = "") -> None:
+        """Write the directory; `card` is the text of its README.md."""
+        directory = Path(directory)
+        self.tokenizer.save_pretrained(directory / "tokenizer")
+        self.transformer.save_pretrained(directory / "transformer")
+        height, width = self.size
+        write_json(
+            directory / "world_model.json",
+            {
+                "format_version": FORMAT_VERSION,
+                "kind": "single_step",
+                **dataclasses.asdict(self.setting),
+                "height": height,
+                "width": width,
+                "action_ranges": self.actions.to_json(),
+                "layout": dataclasses.asdict(self.layout),
+            },
+        )
+        (directory / "README.md").write_text(card or self._card(), encoding="utf-8")
+
+    def _card(self) -> str:
+        setting, (height, width) = self.setting, self.size
+        return (
+            "---\nlibrary_name: vidwm\ntags: [robotics, world-model, video-prediction]\n---\n"
+            f"# World model\n\nPredicts {setting.horizon} frames of {height}x{width} at "
+            f"{setting.model_fps:g} frames a second from {setting.context_frames} frames and "
+            f"actions ({', '.join(setting.action_names)}).\n"
+            "Open it with `vidwm.WorldModel.from_pretrained(directory)`.\n"
+        )
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> WorldModel:
+        """Open a directory on the CPU, in eval mode; UserError names what is missing or damaged."""
+        directory = Path(directory)
+        if not directory.is_dir():
+            raise UserError(f"No world model at {directory}: there is no such folder.")
+        path = directory / "world_model.json"
+        values = read_json(path)
+        version = values.get("format_version")
+        if version != FORMAT_VERSION or values.get("kind") != "single_step":
+            raise UserError(
+                f"{path} is of version {version}, kind {values.get('kind')!r}; this vidwm opens "
+                f"version {FORMAT_VERSION}, kind 'single_step'."
+            )
+        names = [field.name for field in dataclasses.fields(Setting)]
+        if missing := [n for n in [*names, "action_ranges"] if n not in values]:
+            raise UserError(f"{path} lacks {', '.join(missing)}; restore the file.")
+        setting = {name: values[name] for name in names}
+        setting["action_names"] = tuple(setting["action_names"])
+        return cls(
+            FrameTokenizer.from_pretrained(directory / "tokenizer"),
+            Transformer.from_pretrained(directory / "transformer"),
+            ActionBins.from_json(values["action_ranges"]),
+            Setting(**setting),
+        ).eval()
+
+
+def layout_of(tokenizer: FrameTokenizer, actions: ActionBins, setting: Setting) -> Layout:
+    """The sequence layout that follows from the parts."""
+    return Layout(
+        tokens_per_frame=tokenizer.tokens_per_frame,
+        codebook_size=tokenizer.codebook_size,
+        action_dims=actions.action_dims,
+        action_bins=actions.bins,
+        context_frames=setting.context_frames,
+        horizon=setting.horizon,
+    )
