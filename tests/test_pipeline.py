@@ -101,7 +101,7 @@ def test_finetuning_changes_the_transformer_and_nothing_else(trained):
 
 
 def test_tokens_are_cached_and_reused(trained, tmp_path):
-    cache = trained / "pretrain/tokens"
+    cache = trained / "tokens"
     shards = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert shards
     run(

@@ -194,7 +194,7 @@ class PretrainConfig(DataOptions, TrainOptions):
     num_layers: int = option(6, "layers", at_least=1)
     num_heads: int = option(4, "attention heads", at_least=1)
     intermediate_size: int = option(0, "width of the MLP (0: 8/3 hidden_size)", at_least=0)
-    cache_dir: Path | None = option(None, "where tokens are cached (none: in output_dir)")
+    cache_dir: Path | None = option(None, "token cache (none: tokens/ beside output_dir)")
     micro_batch: int = option(0, "clips per backward pass (0: batch_size)", at_least=0)
     eval_every: int = option(500, "steps between held-out losses (0: none)", at_least=0)
 

@@ -36,12 +36,11 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def save_weights(module: nn.Module, path: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a module's parameters and buffers as safetensors; `dtype` converts the floats."""
+def save_weights(module: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a module's parameters and buffers as safetensors, floating ones as `dtype`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
-    if dtype is not None:
-        tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+    tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
     save_file(tensors, path, metadata={"format": "pt"})
 
 

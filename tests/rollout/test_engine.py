@@ -182,7 +182,7 @@ def test_requests_that_cannot_be_served_are_errors(change: dict[str, Any], messa
 
 
 def test_a_context_beyond_the_positions_is_an_error_with_both_numbers() -> None:
-    with pytest.raises(UserError, match="take 19 tokens, more than .* 18"):
+    with pytest.raises(UserError, match=r"take 19 tokens, more than .* 18"):
         generate(model(positions=18), LAYOUT, **request())
     generate(model(positions=19), LAYOUT, **request())
 

@@ -26,7 +26,8 @@ def test_every_level_is_reached_and_codes_match_tokens(levels):
 
 
 def test_formula_on_hand_computed_values():
-    codes, tokens, _ = FSQ((5, 4))(torch.tensor([[0.0, 0.0], [9.0, 9.0], [-9.0, -9.0]]).view(3, 2, 1, 1))
+    latents = torch.tensor([[0.0, 0.0], [9.0, 9.0], [-9.0, -9.0]]).view(3, 2, 1, 1)
+    codes, tokens, _ = FSQ((5, 4))(latents)
     # 5 levels: -2..2; 4 levels: -2..1, and a latent of 0 stays at 0.
     assert torch.allclose(codes.flatten(1), torch.tensor([[0.0, 0.0], [1.0, 0.5], [-1.0, -1.0]]))
     assert tokens.flatten().tolist() == [2 + 5 * 2, 4 + 5 * 3, 0]

@@ -86,7 +86,7 @@ def test_equals_the_reference_implementation(shared: Path) -> None:
 def test_ids_of_another_model_are_errors_with_both_numbers() -> None:
     with pytest.raises(UserError, match=r"tokens must lie in 0\.\.9, got 1\.\.10"):
         LAYOUT.sequence(TOKENS + 1, BINS)
-    with pytest.raises(UserError, match=r"action bins must lie in 0\.\.3, got -1\.\.2"):
+    with pytest.raises(UserError, match=r"action bins must lie in 0\.\.3, got -1\.\.0"):
         LAYOUT.sequence(TOKENS, BINS - 1)
 
 

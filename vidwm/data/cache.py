@@ -47,11 +47,11 @@ class TokenClips:
 
     def action_chunks(self, episodes: Sequence[int], frame_skip: int) -> Tensor:
         """The chunked actions after every recorded frame of some episodes, (M, A * frame_skip)."""
-        chunks = [
-            chunk_actions(self.actions[i], start, -(-(len(self.actions[i]) - start) // frame_skip), frame_skip)
-            for i in episodes
-            for start in range(frame_skip)
-        ]
+        chunks = []
+        for actions in (self.actions[i] for i in episodes):
+            for start in range(min(frame_skip, len(actions))):
+                count = -(-(len(actions) - start) // frame_skip)
+                chunks.append(chunk_actions(actions, start, count, frame_skip))
         return torch.cat(chunks)
 
 

@@ -68,10 +68,10 @@ def generate(
     sizes do not agree or the sequence is longer than the model's positions.
     """
     horizon = layout.horizon if horizon is None else horizon
-    check_request(transformer, layout, prompt_tokens, bins, group_size, keys, horizon)
     device = transformer.lm_head.weight.device
-    prompt_tokens, bins = prompt_tokens.to(device), bins.to(device)
-    numbers = random_numbers(layout, keys.to(device), group_size, sampling, horizon, first_rollout)
+    prompt_tokens, bins, keys = prompt_tokens.to(device), bins.to(device), keys.to(device)
+    check_request(transformer, layout, prompt_tokens, bins, group_size, keys, horizon)
+    numbers = random_numbers(layout, keys, group_size, sampling, horizon, first_rollout)
     rows, tokens, logprobs = prompt_tokens, [], []
     for start in range(0, horizon, layout.horizon):
         drawn = numbers[:, :, start : start + layout.horizon]
@@ -117,18 +117,22 @@ def check_request(
         raise ValueError(
             f"keys must be ({len(prompt_tokens)},) int64, got {tuple(keys.shape)} {keys.dtype}"
         )
-    if bins.ndim != 3 or bins.shape[1] < layout.context_frames + horizon - 1:
+    if bins.shape[1] < layout.context_frames + horizon - 1:
         raise UserError(
             f"{horizon} frames after {layout.context_frames} context frames need "
-            f"{layout.context_frames + horizon - 1} actions, got {tuple(bins.shape)[1:2]}."
+            f"{layout.context_frames + horizon - 1} actions, got {bins.shape[1]}."
         )
+    # Both calls check what they are given, before anything is computed from it.
+    layout.prompt(prompt_tokens, bins)
+    layout.action_ids(bins)
     config = transformer.config
     if config.vocab_size != layout.vocab_size:
         raise UserError(
             f"The transformer has {config.vocab_size} ids, the layout {layout.vocab_size}; "
             f"they belong to different models."
         )
-    longest = layout.prompt_length + layout.future_length
+    frames = min(horizon, layout.horizon)
+    longest = layout.prompt_length + frames * layout.block - layout.action_dims
     if longest > config.max_position_embeddings:
         raise UserError(
             f"Context and future take {longest} tokens, more than the model's "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -43,10 +44,9 @@ class AttentionBlock(nn.Module):
         self.out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, D, h, w = x.shape
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).unsqueeze(1).chunk(3, dim=-1)
+        q, k, v = rearrange(self.qkv(self.norm(x)), "b (n d) h w -> n b 1 (h w) d", n=3)
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(mixed.squeeze(1).transpose(1, 2).reshape(B, D, h, w))
+        return x + self.out(rearrange(mixed, "b 1 (h w) d -> b d h w", h=x.shape[-2]))
 
 
 class Encoder(nn.Module):

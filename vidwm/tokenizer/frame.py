@@ -102,11 +102,11 @@ class FrameTokenizer(nn.Module):
         codes = codes.contiguous(memory_format=torch.channels_last)
         return (self.decoder(codes) + 1) / 2
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write config.json and model.safetensors into `directory`."""
+    def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write config.json and, as `dtype`, model.safetensors into `directory`."""
         config = {"type": "frame", **dataclasses.asdict(self.config)}
         write_json(Path(directory) / "config.json", config)
-        save_weights(self, Path(directory) / "model.safetensors")
+        save_weights(self, Path(directory) / "model.safetensors", dtype)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> FrameTokenizer:

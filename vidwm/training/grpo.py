@@ -2,7 +2,8 @@
 
 One step: take B contexts, sample G futures of each, decode and score them against what really
 happened, turn the scores into group-relative advantages, and update the transformer; tokenizer and
-reference policy stay frozen. Source: RLVR-World, arXiv 2505.13934, section 4; GRPO as in `grpo_loss`.
+reference policy stay frozen. Source: RLVR-World, arXiv 2505.13934, section 4; the formulas are in
+`grpo_loss`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from vidwm.config import FinetuneConfig
 from vidwm.data.clip import ClipBatch
 from vidwm.data.sampler import ClipSource, epoch_order
+from vidwm.device import pick_device
 from vidwm.evaluation.repetition import repetition_rate
 from vidwm.evaluation.sources import open_sources
 from vidwm.evaluation.strips import strip
@@ -35,9 +37,9 @@ from vidwm.training.grpo_loss import (
 )
 from vidwm.training.loop import Stage, fit
 from vidwm.training.run_folder import open_run
-from vidwm.training.runtime import pick_device
 from vidwm.training.updater import Updater
 from vidwm.world_model.likelihood import sequence_logprobs
+from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import WorldModel
 
 HELDOUT_CONTEXTS = 16
@@ -162,7 +164,7 @@ class GrpoStage(Stage):
         return experience, logs | {f"reward_{n}": v.mean() for n, v in metrics.items()}
 
     def logprobs(
-        self, transformer: nn.Module, tokens: Tensor, context: Tensor, bins: Tensor
+        self, transformer: Transformer, tokens: Tensor, context: Tensor, bins: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities and entropies (B, G, h * N) of given futures, in nats."""
         values, entropy = sequence_logprobs(
@@ -200,7 +202,7 @@ class GrpoStage(Stage):
         totals: dict[str, Tensor] = {}
         for part in rows.split(self.config.micro_batch or len(rows)):
             with updater.autocast():
-                loss, sums = self._losses(experience, part, updater.module)
+                loss, sums = self._losses(experience, part)
             updater.backward(loss / divisor)
             for name, value in (sums | {"loss": loss.detach()}).items():
                 totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value
@@ -209,19 +211,18 @@ class GrpoStage(Stage):
         logs = {name: value / count for name, value in totals.items()}
         return logs | {"loss": totals["loss"] / divisor}
 
-    def _losses(
-        self, experience: Experience, rows: Tensor, policy: nn.Module
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _losses(self, experience: Experience, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed loss of some groups, and sums over tokens of what is logged."""
         settings = self.settings
         logprobs, entropy = self.logprobs(
-            policy, experience.tokens[rows], experience.context[rows], experience.bins[rows]
+            self.model.transformer,
+            experience.tokens[rows],
+            experience.context[rows],
+            experience.bins[rows],
         )
         sampled = experience.old_logprobs[rows]
         old = logprobs.detach() if self.single_update else sampled
-        losses, ratio, clipped = policy_losses(
-            logprobs, old, experience.advantages[rows], settings
-        )
+        losses, ratio, clipped = policy_losses(logprobs, old, experience.advantages[rows], settings)
         sums = {
             "ratio": ratio,
             "clip_fraction": clipped.float(),

@@ -4,9 +4,10 @@
     ratio = exp(logprob - old_logprob)
     loss  = -mean(min(ratio A, clip(ratio, 1 - epsilon, 1 + epsilon_high) A)) + beta * KL(ref)
 
-Sources: Shao et al., arXiv 2402.03300, eq. 3-4 (GRPO, k3 KL); Liu et al., arXiv 2503.20783 (Dr. GRPO:
-no division by the deviation, fixed denominator); Yu et al., arXiv 2503.14476 (DAPO: epsilon_high,
-token mean, groups without spread dropped); Ye et al., arXiv 1912.09729, eq. 5 (dual clip, `delta`).
+Sources: Shao et al., arXiv 2402.03300, eq. 3-4 (GRPO, k3 KL); Liu et al., arXiv 2503.20783 (Dr.
+GRPO: no division by the deviation, fixed denominator); Yu et al., arXiv 2503.14476 (DAPO:
+epsilon_high, token mean, groups without spread dropped); Ye et al., arXiv 1912.09729, eq. 5
+(dual clip, `delta`).
 Rollouts of a world model all have the same length, so the three loss types differ only in what they
 divide by when groups were dropped: `grpo` and `dapo` by what is left, `dr_grpo` by all of it.
 """
@@ -35,22 +36,21 @@ class GrpoSettings:
 def advantages(rewards: Tensor, scale_rewards: str, eps: float = 1e-6) -> Tensor:
     """rewards (B, G), higher is better -> advantages (B, G), zero mean in every group.
 
-    scale_rewards: `group` divides by the group's deviation, `batch` by the mean of the groups'
-    deviations (so that groups that hardly differ stay small), `none` by nothing.
+    scale_rewards, as in TRL: `group` divides by the group's deviation, `batch` by that of all
+    rewards of the batch (so that groups that hardly differ stay small), `none` by nothing.
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
-    deviation = rewards.std(dim=1, keepdim=True)
     if scale_rewards == "group":
-        return centred / (deviation + eps)
+        return centred / (rewards.std(dim=1, keepdim=True) + eps)
     if scale_rewards == "batch":
-        return centred / (deviation.mean() + eps)
+        return centred / (rewards.std() + eps)
     return centred
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: str) -> Tensor:
     """KL(policy || reference) per token, in nats, from tokens drawn by the policy.
 
-    k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1 with d = ref - policy, bounded to +-10 as in RLVR-World.
+    k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1 with d = ref - policy, bounded to +-10.
     """
     d = (ref_logprobs - logprobs).clamp(-KL_LIMIT, KL_LIMIT)
     if estimator == "k1":

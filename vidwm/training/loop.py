@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from vidwm.config import TrainOptions
+from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.training.checkpoint import (
     TrainState,
@@ -34,7 +35,6 @@ from vidwm.training.checkpoint import (
 )
 from vidwm.training.run_folder import RunFolder
 from vidwm.training.runtime import (
-    pick_device,
     random_state,
     restore_random_state,
     seed_everything,

@@ -20,11 +20,12 @@ from vidwm.data.cache import TokenClips, tokenise
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.datasets import open_dataset
 from vidwm.data.sampler import Window, epoch_order, split_episodes, windows_of
+from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.tokenizer.frame import FrameTokenizer
 from vidwm.training.loop import Stage, fit
 from vidwm.training.run_folder import open_run
-from vidwm.training.runtime import pick_device
+from vidwm.training.runtime import seed_everything
 from vidwm.training.updater import Updater
 from vidwm.world_model.actions import ActionBins
 from vidwm.world_model.layout import Layout
@@ -116,7 +117,7 @@ def pretrain(config: PretrainConfig) -> Path:
         lambda frames: tokenizer.encode(frames.to(pick_device(config.device))),
         size=(tokenizer.height, tokenizer.width),
         fingerprint=fingerprint(config.tokenizer),
-        directory=config.cache_dir or config.output_dir / "tokens",
+        directory=config.cache_dir or config.output_dir.parent / "tokens",
     )
     train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
     span = config.context_frames + config.horizon
@@ -125,7 +126,7 @@ def pretrain(config: PretrainConfig) -> Path:
         heldout_windows = windows_of(dataset.lengths, heldout, span, config.frame_skip)
     except UserError:
         heldout_windows = []
-    torch.manual_seed(config.seed)
+    seed_everything(config.seed)
     model = new_world_model(config, dataset, tokenizer, clips, train)
     stage = PretrainStage(model, clips, windows, heldout_windows, config)
     return fit(stage, config, run).checkpoint / "model"

@@ -8,10 +8,8 @@ checkpoints/     written by `checkpoint.py`
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, fields
@@ -23,6 +21,7 @@ import yaml
 
 from vidwm.config import TrainOptions
 from vidwm.errors import UserError
+from vidwm.provenance import git_commit, version
 from vidwm.training.checkpoint import list_checkpoints
 
 
@@ -58,7 +57,7 @@ class RunFolder:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "from_step": step,
             "seed": options.seed,
-            "vidwm": vidwm_version(),
+            "vidwm": version(),
             "commit": git_commit(),
             "torch": torch.__version__,
             "python": platform.python_version(),
@@ -89,24 +88,6 @@ def open_run(output_dir: str | Path, *, resume: bool) -> RunFolder:
             f"choose another --output_dir or continue it with --resume."
         )
     return run
-
-
-def vidwm_version() -> str:
-    """The installed version, or "unknown" when run from a source tree that is not installed."""
-    try:
-        return importlib.metadata.version("vidwm")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def git_commit() -> str | None:
-    """Commit of the repository around the working directory, "-dirty" if changed; else None."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 def _plain(options: TrainOptions) -> dict[str, Any]:

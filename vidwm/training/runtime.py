@@ -1,4 +1,4 @@
-"""Where a run computes and what its chance depends on: device, precision, seeds, generator states.
+"""What a run computes in and what its chance depends on: precision, seeds, generator states.
 
 The states of Python's, NumPy's and torch's generators travel with a checkpoint as plain tensors and
 numbers, so a resumed run draws what the uninterrupted one would have drawn.
@@ -12,22 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-
-from vidwm.errors import UserError
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"Unknown device {name!r}; use auto, cpu, cuda or cuda:<index>.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UserError(f"Device {name!r} is not there ({found} CUDA devices found); use auto.")
-    return device
 
 
 def pick_precision(name: str, device: torch.device) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vidwm.config import TokenizerConfig
 from vidwm.data.datasets import open_dataset
 from vidwm.data.sampler import ClipSource, epoch_order, split_episodes
+from vidwm.device import pick_device
 from vidwm.reward.perceptual import load_perceptual
 from vidwm.reward.pixels import mae, psnr
 from vidwm.tokenizer.frame import FrameTokenizer, FrameTokenizerConfig
@@ -29,7 +30,7 @@ from vidwm.tokenizer.losses import (
 )
 from vidwm.training.loop import Stage, fit
 from vidwm.training.run_folder import open_run
-from vidwm.training.runtime import pick_device
+from vidwm.training.runtime import seed_everything
 from vidwm.training.updater import Updater
 
 HELDOUT_FRAMES = 64
@@ -129,6 +130,7 @@ def train_tokenizer(config: TokenizerConfig) -> Path:
     run = open_run(config.output_dir, resume=config.resume)
     dataset = open_dataset(config.data, camera=config.camera, split=config.split)
     train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
+    seed_everything(config.seed)
     if config.init_from:
         tokenizer = FrameTokenizer.from_pretrained(config.init_from)
     else:

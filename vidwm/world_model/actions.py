@@ -102,13 +102,14 @@ class ActionBins:
     def from_json(cls, data: Mapping[str, Any]) -> ActionBins:
         """Inverse of `to_json`; UserError when a key is missing or is not a list of numbers."""
         try:
-            low, high, bins = data["low"], data["high"], data["bins"]
-            return cls(low=torch.tensor(low).float(), high=torch.tensor(high).float(), bins=bins)
-        except (KeyError, TypeError) as error:
+            low, high = (torch.tensor(data[name]).float() for name in ("low", "high"))
+            bins = int(data["bins"])
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"Action ranges must hold 'low' and 'high' (lists of numbers) and 'bins' "
                 f"(a whole number): {error}."
             ) from error
+        return cls(low=low, high=high, bins=bins)
 
 
 def _as_float(actions: Tensor | np.ndarray) -> Tensor:

@@ -12,6 +12,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vidwm.errors import UserError
 from vidwm.files import read_json, write_json
 
@@ -63,13 +65,13 @@ class TransformerConfig:
         return self.hidden_size // self.num_attention_heads
 
 
-def write_config(directory: Path, config: TransformerConfig) -> None:
+def write_config(directory: Path, config: TransformerConfig, dtype: torch.dtype) -> None:
     """Write `config.json` so that transformers opens the directory as LlamaForCausalLM."""
     own = {
         "architectures": ["LlamaForCausalLM"],
         "head_dim": config.head_dim,
         "initializer_range": INIT_STD,
-        "torch_dtype": "float32",
+        "torch_dtype": str(dtype).removeprefix("torch."),
     }
     write_json(directory / CONFIG_FILE, FIXED | own | asdict(config))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, ones
 
@@ -145,10 +146,10 @@ class Transformer(nn.Module):
         load_weights(transformer, Path(directory) / WEIGHTS_FILE)
         return transformer
 
-    def save_pretrained(self, directory: str | Path) -> None:
+    def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write a directory that `transformers.LlamaForCausalLM.from_pretrained` opens."""
-        write_config(Path(directory), self.config)
-        save_weights(self, Path(directory) / WEIGHTS_FILE)
+        write_config(Path(directory), self.config, dtype)
+        save_weights(self, Path(directory) / WEIGHTS_FILE, dtype)
 
     def forward(self, input_ids: Tensor, positions: slice | Tensor | None = None) -> Tensor:
         """Ids (B, L) -> logits (B, L', V); the LM head runs only at `positions` (None = all)."""

@@ -90,11 +90,13 @@ class WorldModel(nn.Module):
         """tokens (..., N) -> frames (..., 3, H, W) in [0, 1]."""
         return self.tokenizer.decode(tokens)
 
-    def save_pretrained(self, directory: str | Path, *, card: str = "") -> None:
-        """Write the directory; `card` is the text of its README.md."""
+    def save_pretrained(
+        self, directory: str | Path, *, card: str = "", dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Write the directory, weights as `dtype`; `card` is the text of its README.md."""
         directory = Path(directory)
-        self.tokenizer.save_pretrained(directory / "tokenizer")
-        self.transformer.save_pretrained(directory / "transformer")
+        self.tokenizer.save_pretrained(directory / "tokenizer", dtype)
+        self.transformer.save_pretrained(directory / "transformer", dtype)
         height, width = self.size
         write_json(
             directory / "world_model.json",

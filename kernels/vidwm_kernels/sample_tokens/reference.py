@@ -17,8 +17,8 @@ def sample_tokens(
     """The definition over ids that are all legal; contract in the package's `__init__`."""
     scores = logits.double()
     if temperature == 0:
+        probabilities = scores.softmax(dim=-1)
         tokens = scores.argmax(dim=-1)
-        logprobs = scores.log_softmax(dim=-1)
     else:
         scores = scores / temperature
         if 0 < top_k < scores.shape[-1]:
@@ -26,13 +26,13 @@ def sample_tokens(
             scores = scores.masked_fill(scores < border, float("-inf"))
         if top_p < 1:
             scores = _keep_nucleus(scores, top_p)
-        logprobs = scores.log_softmax(dim=-1)
-        cumulative = logprobs.exp().cumsum(dim=-1)
+        probabilities = scores.softmax(dim=-1)
+        cumulative = probabilities.cumsum(dim=-1)
         # u < 1, so the scaled number stays below the total whatever that was rounded to.
         target = uniforms.double()[..., None] * cumulative[..., -1:]
         tokens = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    chosen = logprobs.gather(-1, tokens[..., None]).squeeze(-1)
-    return tokens, chosen.float()
+    chosen = probabilities.gather(-1, tokens[..., None]).squeeze(-1)
+    return tokens, chosen.log().float()
 
 
 def _keep_nucleus(scores: Tensor, mass: float) -> Tensor:
