@@ -114,7 +114,9 @@ class TrainOptions(MachineOptions):
     schedule: Literal["constant", "cosine"] = option("constant", "learning rate after the warm-up")
     grad_clip: float = option(1.0, "largest gradient norm", above=0)
     ema_decay: float = option(0.0, "average of weights to save (0: none)", at_least=0, below=1)
-    precision: Literal["auto", "fp32", "bf16"] = option("auto", "auto: bf16 where the GPU has it")
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "auto: bf16 where the device has it"
+    )
     save_every: int = option(1000, "steps between checkpoints (0: only the last)", at_least=0)
     log_every: int = option(10, "steps between log lines", at_least=1)
     sample_every: int = option(1000, "steps between sample videos (0: none)", at_least=0)

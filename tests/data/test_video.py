@@ -16,6 +16,7 @@ from vidwm.data.video import read_frames, write_gif, write_video
 from vidwm.errors import UserError
 
 Moving = Callable[..., np.ndarray]
+SIZE = (64, 66)  # x265 writes past its buffers (PyAV 18.1) where a side is below 64
 
 
 def encode(
@@ -73,7 +74,7 @@ def test_every_span_equals_decoding_it_all(
     if not decord:
         monkeypatch.setattr(video, "decord", None)
     encoder, options = OPEN_GOP[codec]
-    path = encode(tmp_path / "a.mp4", moving(30), encoder, options=options)
+    path = encode(tmp_path / "a.mp4", moving(30, *SIZE), encoder, options=options)
     expected = decode_all(path)
     for start in range(30):
         assert (read_frames(path, start, min(4, 30 - start)) == expected[start : start + 4]).all()
@@ -81,7 +82,7 @@ def test_every_span_equals_decoding_it_all(
 
 def test_av1_in_pairs_as_lerobot_writes_it(tmp_path: Path, moving: Moving) -> None:
     options = {"g": "2", "crf": "30", "preset": "12", "svtav1-params": "lp=1"}
-    path = encode(tmp_path / "a.mp4", moving(12, 64, 64), "libsvtav1", options=options)
+    path = encode(tmp_path / "a.mp4", moving(12, *SIZE), "libsvtav1", options=options)
     expected = decode_all(path)
     for start in range(10):
         assert (read_frames(path, start, 2) == expected[start : start + 2]).all()
@@ -94,7 +95,7 @@ def test_decord_and_av_give_the_same_frames(
 ) -> None:
     pytest.importorskip("decord")
     options = {"x265-params": "log-level=none"} if encoder == "libx265" else {}
-    path = encode(tmp_path / "a.mp4", moving(12, 50, 66), encoder, pix_fmt, options)
+    path = encode(tmp_path / "a.mp4", moving(12, *SIZE), encoder, pix_fmt, options)
     calls = []
     plain = video._read_with_decord
     monkeypatch.setattr(

@@ -103,6 +103,9 @@ def test_plots_and_videos_can_be_read_and_are_linked(done: tuple[Path, str]) -> 
         assert f"]({name})" in text
     videos = sorted((folder / "videos").iterdir())
     assert [video.suffix for video in videos] == [".gif", ".mp4"] * 4
+    # Of four episodes one window each, named after it.
+    shown = {video.name.split("_", 1)[1].split("_start")[0] for video in videos}
+    assert shown == {row["episode"].replace("/", "_") for row in rows_of(folder / "windows.csv")}
     frames = read_frames(videos[1], 0, 5)
     # Five panels: context, truth, base, model, difference.
     assert frames.shape[2] == 5 * 16 * 7 + 4 * 2 * 7

@@ -13,7 +13,7 @@ from vidwm.errors import UserError
 from vidwm.evaluation import measure as measuring
 from vidwm.evaluation import predict as predicting
 from vidwm.evaluation.measure import BASE, CEILING, COPY, MODEL, SHUFFLED, Measurement, measure
-from vidwm.evaluation.predict import predict, with_future_actions
+from vidwm.evaluation.predict import copy_last_frame, predict, with_future_actions
 from vidwm.evaluation.summary import summarise
 from vidwm.evaluation.windows import partners
 from vidwm.reward import pixels
@@ -68,6 +68,16 @@ def test_copying_fails_where_something_moves(run: Callable, make_dataset: Callab
     assert moving.moving_pixels[0].tolist() == [16, 32, 32]
     assert (moving.scores[COPY]["moving_mae"] > 0.5).all()
     assert (moving.scores[COPY]["mae"] > 0).all()
+
+
+def test_the_copy_holds_the_last_context_frame(
+    make_dataset: Callable, make_model: Callable
+) -> None:
+    batch = source_of(make_dataset((12,) * 2), make_model()).batch([1, 3])
+    held = copy_last_frame(batch, 2)
+    assert held.frames.shape == (2, 1, 3, 3, 16, 16) and held.repeats.all()
+    for step in range(3):
+        assert torch.equal(held.frames[:, 0, step], batch.float_frames()[:, 1])
 
 
 def test_the_ceiling_is_what_true_tokens_decode_to(

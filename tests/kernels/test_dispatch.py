@@ -21,7 +21,7 @@ def test_a_forced_implementation_that_is_absent_is_an_error(
 ) -> None:
     monkeypatch.setenv(VARIABLE, "triton")
     with pytest.raises(ValueError, match="sample_tokens has no triton implementation"):
-        sample_tokens(torch.zeros(1, 4), torch.zeros(1), 0, 4)
+        sample_tokens(torch.zeros(1, 4), torch.zeros(1, dtype=torch.long), 0, 4)
 
 
 def test_an_unknown_choice_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from vidwm.world_model.llama_files import TransformerConfig
 from vidwm.world_model.transformer import Transformer
 
 LAYOUT = Layout(
-    tokens_per_frame=3, codebook_size=12, action_dims=2, action_bins=5, context_frames=2, horizon=2
+    tokens_per_frame=3, codebook_size=12, action_dims=2, action_bins=5, context_frames=2, horizon=3
 )
 
 
@@ -62,7 +62,7 @@ def assert_equal(found: Rollouts, expected: Rollouts) -> None:
     torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("horizon", [None, 1, 5])
+@pytest.mark.parametrize("horizon", [None, 1, 7])
 @pytest.mark.parametrize(
     "sampling",
     [Sampling(seed=9), Sampling(temperature=0.0), Sampling(temperature=1.3, top_k=6, top_p=0.8)],
@@ -71,7 +71,7 @@ def test_equals_the_naive_twin(sampling: Sampling, horizon: int | None) -> None:
     transformer = model()
     asked = request(contexts=2) | {"group_size": 2, "sampling": sampling, "horizon": horizon}
     found = generate(transformer, LAYOUT, **asked)
-    assert found.tokens.shape == (2, 2, horizon or 2, 3)
+    assert found.tokens.shape == (2, 2, horizon or 3, 3)
     assert found.logprobs.dtype == torch.float32
     assert_equal(found, generate_naive(transformer, LAYOUT, **asked))
 
@@ -81,7 +81,7 @@ def test_equals_the_naive_twin_with_one_key_head() -> None:
     assert_equal(generate(model(1), LAYOUT, **asked), generate_naive(model(1), LAYOUT, **asked))
 
 
-@pytest.mark.parametrize("horizon", [2, 5])
+@pytest.mark.parametrize("horizon", [3, 5])
 def test_tokens_do_not_depend_on_batch_size_order_or_split(horizon: int) -> None:
     transformer, asked = model(), request() | {"horizon": horizon}
     whole = generate(transformer, LAYOUT, **asked)
@@ -166,7 +166,7 @@ def test_results_can_enter_a_training_graph() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"group_size": 0}, "group_size and horizon must be at least 1, got 0 and 2"),
+        ({"group_size": 0}, "group_size and horizon must be at least 1, got 0 and 3"),
         ({"horizon": 0}, "got 4 and 0"),
         ({"horizon": 8}, "8 frames after 2 context frames need 9 actions, got 8"),
         ({"prompt_tokens": torch.full((3, 2, 3), 12)}, r"tokens must lie in 0\.\.11, got 12\.\.12"),
@@ -178,13 +178,13 @@ def test_results_can_enter_a_training_graph() -> None:
 def test_requests_that_cannot_be_served_are_errors(change: dict[str, Any], message: str) -> None:
     for function in (generate, generate_naive):
         with pytest.raises(ValueError, match=message):
-            function(model(), LAYOUT, **(request() | {"horizon": 2} | change))
+            function(model(), LAYOUT, **(request() | {"horizon": 3} | change))
 
 
 def test_a_context_beyond_the_positions_is_an_error_with_both_numbers() -> None:
-    with pytest.raises(UserError, match=r"take 19 tokens, more than .* 18"):
-        generate(model(positions=18), LAYOUT, **request())
-    generate(model(positions=19), LAYOUT, **request())
+    with pytest.raises(UserError, match=r"take 24 tokens, more than .* 23"):
+        generate(model(positions=23), LAYOUT, **request())
+    generate(model(positions=24), LAYOUT, **request())
 
 
 def test_a_transformer_of_another_layout_is_an_error_with_both_numbers() -> None:

@@ -41,7 +41,7 @@ COPY, BASE, MODEL, SHUFFLED, CEILING = SUBJECTS = (
     "shuffled_actions",
     "reconstruction",
 )
-MAX_CONTEXTS = 16
+MAX_CONTEXTS = 32
 CHUNK_BYTES = 256 * 1024**2
 
 
@@ -93,7 +93,7 @@ def measure(
         check_comparable(model, base)
     models = {MODEL: model} | ({} if base is None else {BASE: base})
     draw = partial(predict, sampling=sampling or Sampling(), num_samples=num_samples)
-    scorer = Scorer(model.decode, metrics)
+    scorer, c = Scorer(model.decode, metrics), model.setting.context_frames
     partner = partners([source.windows[w].episode for w in windows]) if len(windows) > 1 else None
     chunk = _chunk_size(model, source, num_samples * (1 + len(models)) + 2)
     parts: list[dict[str, dict[str, Tensor]]] = []
@@ -103,12 +103,11 @@ def measure(
         rows = range(start, min(start + chunk, len(windows)))
         batch = source.batch([windows[row] for row in rows])
         predictions = {name: draw(each, batch) for name, each in models.items()}
-        if partner is not None:
-            actions = source.batch([windows[partner[row]] for row in rows]).actions
-            told = with_future_actions(batch, actions, model.setting.context_frames)
-            predictions[SHUFFLED] = draw(model, told)
-        predictions[COPY] = copy_last_frame(batch, model.setting.context_frames)
+        predictions[COPY] = copy_last_frame(batch, c)
         predictions[CEILING] = reconstruct(model, batch)
+        if partner is not None:
+            lent = source.batch([windows[partner[row]] for row in rows]).actions
+            predictions[SHUFFLED] = draw(model, with_future_actions(batch, lent, c))
         scores, counts = _score(scorer, predictions, batch, model)
         parts.append(scores)
         moving.append(counts)

@@ -3,7 +3,7 @@
 The context is computed and stored once; its G rollouts share it and only their own tokens exist
 G times. Every sampled token costs one decoding step. The action that follows a frame is given, so
 it rides in the same step as the frame's last token. Logits are computed for visual ids alone, the
-only legal ones. The random number of a token is a function of (seed, context key, rollout, frame,
+only legal ones. The randomness of a token is a function of (seed, context key, rollout, frame,
 place), so tokens do not depend on batch size, order or split.
 Longer horizons than the model was trained for re-anchor: its last frames become a new context.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from vidwm_kernels.sample_tokens import sample_tokens, uniform
+from vidwm_kernels.sample_tokens import sample_tokens, token_states
 
 from vidwm.errors import UserError
 from vidwm.world_model.kv_cache import GroupCache
@@ -71,10 +71,10 @@ def generate(
     device = transformer.lm_head.weight.device
     prompt_tokens, bins, keys = prompt_tokens.to(device), bins.to(device), keys.to(device)
     check_request(transformer, layout, prompt_tokens, bins, group_size, keys, horizon)
-    numbers = random_numbers(layout, keys, group_size, sampling, horizon, first_rollout)
+    states = random_states(layout, keys, group_size, sampling, horizon, first_rollout)
     rows, tokens, logprobs = prompt_tokens, [], []
     for start in range(0, horizon, layout.horizon):
-        drawn = numbers[:, :, start : start + layout.horizon]
+        drawn = states[:, :, start : start + layout.horizon]
         if start:
             # From here on every rollout has a context of its own.
             drawn = drawn.flatten(0, 1)[:, None]
@@ -82,21 +82,21 @@ def generate(
         else:
             actions = bins
         found = _decode(transformer, layout, rows, actions, drawn, sampling)
-        tokens.append(found[0].reshape(*numbers.shape[:2], *found[0].shape[2:]))
+        tokens.append(found[0].reshape(*states.shape[:2], *found[0].shape[2:]))
         logprobs.append(found[1].reshape(tokens[-1].shape))
         past = prompt_tokens[:, None].expand(-1, group_size, -1, -1)
         rows = torch.cat([past, *tokens], dim=2)[:, :, -layout.context_frames :].flatten(0, 1)
     return Rollouts(tokens=torch.cat(tokens, dim=2), logprobs=torch.cat(logprobs, dim=2))
 
 
-def random_numbers(
+def random_states(
     layout: Layout, keys: Tensor, group_size: int, sampling: Sampling, horizon: int, first: int
 ) -> Tensor:
-    """The number behind every token: (B, G, horizon, N) float64 in [0, 1)."""
+    """What the randomness of every token starts from: (B, G, horizon, N) int64."""
     N = layout.tokens_per_frame
     rollouts = torch.arange(first, first + group_size, device=keys.device)
     places = torch.arange(horizon * N, device=keys.device).view(horizon, N)
-    return uniform(sampling.seed, keys, rollouts, places)
+    return token_states(sampling.seed, keys, rollouts, places)
 
 
 def check_request(
@@ -145,23 +145,23 @@ def _decode(
     layout: Layout,
     context: Tensor,
     bins: Tensor,
-    numbers: Tensor,
+    states: Tensor,
     sampling: Sampling,
 ) -> tuple[Tensor, Tensor]:
-    """One window: context (B, c, N), numbers (B, G, frames, N) -> tokens and logprobs like them."""
-    G, frames, N = numbers.shape[1:]
+    """One window: context (B, c, N), states (B, G, frames, N) -> tokens and logprobs like them."""
+    G, frames, N = states.shape[1:]
     c, legal = layout.context_frames, slice(0, layout.codebook_size)
     forced = layout.action_ids(bins[:, c : c + frames - 1])[:, None].expand(-1, G, -1, -1)
     hidden, prefix = transformer.prefill(layout.prompt(context, bins))
     cache = GroupCache(prefix, G, frames * layout.block - layout.action_dims - 1)
     logits = transformer.head(hidden[:, -1:], legal).expand(-1, G, -1)
-    tokens = torch.empty(numbers.shape, dtype=torch.int64, device=numbers.device)
-    logprobs = torch.empty(numbers.shape, device=numbers.device)
+    tokens = torch.empty_like(states)
+    logprobs = torch.empty(states.shape, device=states.device)
     for frame in range(frames):
         for place in range(N):
             drawn = sample_tokens(
                 logits,
-                numbers[:, :, frame, place],
+                states[:, :, frame, place],
                 0,
                 layout.codebook_size,
                 temperature=sampling.temperature,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from vidwm_kernels.sample_tokens import sample_tokens
 
-from vidwm.rollout.engine import Rollouts, Sampling, check_request, random_numbers
+from vidwm.rollout.engine import Rollouts, Sampling, check_request, random_states
 from vidwm.world_model.layout import Layout
 from vidwm.world_model.transformer import Transformer
 
@@ -31,9 +31,9 @@ def generate_naive(
     """What `vidwm.rollout.engine.generate` returns, from the same arguments."""
     horizon = layout.horizon if horizon is None else horizon
     check_request(transformer, layout, prompt_tokens, bins, group_size, keys, horizon)
-    numbers = random_numbers(layout, keys, group_size, sampling, horizon, first_rollout)
-    tokens = torch.empty(numbers.shape, dtype=torch.int64)
-    logprobs = torch.empty(numbers.shape)
+    states = random_states(layout, keys, group_size, sampling, horizon, first_rollout)
+    tokens = torch.empty_like(states)
+    logprobs = torch.empty(states.shape)
     for b in range(len(keys)):
         for g in range(group_size):
             frames = list(prompt_tokens[b])
@@ -45,7 +45,7 @@ def generate_naive(
                     logits = transformer(ids[None], slice(-1, None))[0, 0]
                     token, logprobs[b, g, frame, place] = sample_tokens(
                         logits,
-                        numbers[b, g, frame, place],
+                        states[b, g, frame, place],
                         0,
                         layout.codebook_size,
                         temperature=sampling.temperature,

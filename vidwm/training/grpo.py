@@ -108,7 +108,8 @@ class GrpoStage(Stage):
     ) -> Mapping[str, float | Tensor]:
         config, watch = self.config, Stopwatch()
         order = epoch_order(len(self.train.windows), config.seed, step, config.batch_size)
-        experience, logs = self.collect(self.train.batch(order), step, watch)
+        batch = self.train.batch(order)
+        experience, logs = self.collect(batch, step, watch, updaters["transformer"])
         kept = experience.advantages.abs().amax(dim=1) > 0
         logs["dropped_groups"] = float((~kept).float().mean())
         with watch.phase("train"):
@@ -118,7 +119,7 @@ class GrpoStage(Stage):
         return logs | {"frames_per_second": frames / sum(watch.seconds.values())}
 
     def collect(
-        self, batch: ClipBatch, step: int, watch: Stopwatch
+        self, batch: ClipBatch, step: int, watch: Stopwatch, updater: Updater
     ) -> tuple[Experience, dict[str, float | Tensor]]:
         """Sample and score a group of futures for every context of the batch."""
         config, model = self.config, self.model
@@ -144,8 +145,14 @@ class GrpoStage(Stage):
             rewards = reward(metrics, self.weights)
         ref_logprobs = None
         if config.beta > 0:
-            with watch.phase("reference"), torch.no_grad():
-                ref_logprobs = self.logprobs(self.reference, rollouts.tokens, context, bins)[0]
+            with watch.phase("reference"), torch.no_grad(), updater.autocast():
+                parts = torch.arange(len(batch)).split(config.micro_batch or len(batch))
+                ref_logprobs = torch.cat(
+                    [
+                        self.logprobs(self.reference, rollouts.tokens[p], context[p], bins[p])[0]
+                        for p in parts
+                    ]
+                )
         spread = rewards.std(dim=1)
         scaled = advantages(rewards, config.scale_rewards)
         experience = Experience(

@@ -1,8 +1,10 @@
-"""Random numbers without state: a hash of what they are for.
+"""Random numbers without state: hashes of what they are for.
 
-SplitMix64 (Steele, Lea, Flood 2014) as a hash: its finaliser is a bijection of 64-bit integers that
-mixes every input bit into every output bit. Seed, key, rollout and position are absorbed one after
-the other; the top 52 bits of the result make the number.
+Every token has a 64-bit state, a hash of (seed, context key, rollout, position) that absorbs one
+name after the other with the finaliser of SplitMix64 (Steele, Lea, Flood 2014). Every id of the
+vocabulary then has a number of its own: the finaliser of MurmurHash3 (32 bits) over the id and both
+halves of the state. Both finalisers are bijections in which every input bit moves every output bit.
+32 bits for the second, because it runs once per id and twice as many fit in a vector register.
 """
 
 from __future__ import annotations
@@ -10,30 +12,55 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Constants of SplitMix64 as signed 64-bit integers; int64 products wrap, as the method wants.
-GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-FIRST = 0xBF58476D1CE4E5B9 - 2**64
-SECOND = 0x94D049BB133111EB - 2**64
+
+def _signed(value: int, bits: int) -> int:
+    """The signed integer with the same `bits` bits: torch's products wrap, as hashes want."""
+    return (value + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
 
 
-def uniform(seed: int, keys: Tensor, rollouts: Tensor, positions: Tensor) -> Tensor:
-    """Numbers in [0, 1) for contexts (B,), rollouts (G,) and positions (...), all int64.
+GOLDEN = _signed(0x9E3779B97F4A7C15, 64)
+SPLITMIX = (_signed(0xBF58476D1CE4E5B9, 64), _signed(0x94D049BB133111EB, 64))
+GOLDEN_32 = _signed(0x9E3779B9, 32)
+MURMUR = (_signed(0x85EBCA6B, 32), _signed(0xC2B2AE35, 32))
+LARGEST_BELOW_ONE = 1 - 2.0**-24
 
-    -> (B, G, ...) float64 of 52 random bits, never 1. `seed` is any 64-bit integer.
+
+def token_states(seed: int, keys: Tensor, rollouts: Tensor, positions: Tensor) -> Tensor:
+    """States of tokens: keys (B,), rollouts (G,), positions (...), all int64 -> (B, G, ...) int64.
+
+    `seed` is any integer; only its lowest 64 bits count.
     """
     extra = (1,) * positions.ndim
-    # Python's remainder brings any seed, negative ones too, into the range of int64.
-    start = torch.full_like(keys, (seed + 2**63) % 2**64 - 2**63)
-    state = _mix(_mix(start) ^ keys).view(-1, 1, *extra)
-    state = _mix(state ^ rollouts.view(-1, *extra))
-    state = _mix(state ^ positions)
-    return _shift(state, 12).double() * 2.0**-52
+    start = torch.full_like(keys, _signed(seed, 64))
+    state = _splitmix(_splitmix(start) ^ keys).view(-1, 1, *extra)
+    state = _splitmix(state ^ rollouts.view(-1, *extra))
+    return _splitmix(state ^ positions)
 
 
-def _mix(x: Tensor) -> Tensor:
+def uniforms(states: Tensor, low: int, high: int) -> Tensor:
+    """Numbers of the ids low .. high-1: states (...) -> (..., high - low) float32 in (0, 1).
+
+    Steps of 2^-24 near 1, finer towards 0; never 0 and never 1.
+    """
+    # An int64 shifted up and down again keeps its lower half, sign included.
+    lower, upper = (half.int()[..., None] for half in ((states << 32) >> 32, states >> 32))
+    ids = torch.arange(low, high, dtype=torch.int32, device=states.device)
+    x = ids * GOLDEN_32 + lower
+    # In place from here on: this is the inner loop of sampling on a CPU.
+    x ^= (x >> 16) & 0xFFFF
+    x *= MURMUR[0]
+    x += upper
+    x ^= (x >> 13) & 0x7FFFF
+    x *= MURMUR[1]
+    x ^= (x >> 16) & 0xFFFF
+    x &= 0x7FFFFFFF
+    return x.float().add_(0.5).mul_(2.0**-31).clamp_(max=LARGEST_BELOW_ONE)
+
+
+def _splitmix(x: Tensor) -> Tensor:
     x = x + GOLDEN
-    x = (x ^ _shift(x, 30)) * FIRST
-    x = (x ^ _shift(x, 27)) * SECOND
+    x = (x ^ _shift(x, 30)) * SPLITMIX[0]
+    x = (x ^ _shift(x, 27)) * SPLITMIX[1]
     return x ^ _shift(x, 31)
 
 

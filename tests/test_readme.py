@@ -1,0 +1,71 @@
+"""The README is true: its commands run, its configs and paths exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidwm.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(?:sh|bash)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if line]
+
+# The smallest settings that still walk the whole way.
+QUICK = {
+    "tokenizer": "--steps 2 --batch_size 4 --height 16 --width 16 --widths [8,16] --downsample 8 "
+    "--blocks 1 --fsq_levels [4,4] --perceptual_weight 0",
+    "pretrain": "--steps 2 --batch_size 2 --hidden_size 16 --num_layers 1 --num_heads 2",
+    "finetune": "--steps 1 --batch_size 2 --group_size 2 --reward mae=1",
+    "evaluate": "--bootstrap 100 --windows_per_episode 1 --num_samples 1",
+    "rollout": "--num_samples 1",
+}
+
+
+def own_data_commands() -> list[str]:
+    return [line for line in COMMANDS if line.startswith("vidwm") and "my_data" in line]
+
+
+def test_the_five_commands_on_own_data_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my_data").mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(4):
+        frames = generator.integers(0, 255, (8, 16, 16, 3), dtype=np.uint8)
+        actions = generator.normal(size=(8, 3)).astype(np.float32)
+        np.savez(f"my_data/{index}.npz", image=frames, action=actions)
+    commands = own_data_commands()
+    assert [shlex.split(line)[1] for line in commands] == list(QUICK)
+    for line in commands:
+        words = shlex.split(line, comments=True)[1:]
+        assert main([*words, *QUICK[words[0]].split()]) == 0, line
+    assert list(Path("runs").rglob("*.mp4")) and list(Path("runs").rglob("report.md"))
+
+
+def test_make_targets_and_configs_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = [line.split()[1] for line in COMMANDS if line.startswith("make ")]
+    assert {"demo", "test"} <= set(targets)
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+    configs = re.findall(r"configs/[\w./-]+\.yaml", README + makefile)
+    assert configs and not [path for path in configs if not (ROOT / path).is_file()]
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", README))))
+def test_every_linked_file_exists(path):
+    assert (ROOT / path).exists()
+
+
+def test_every_command_of_the_readme_is_known():
+    known = {"vidwm", "make", "git", "cd", "python", "pip", "tensorboard"}
+    assert not [
+        line
+        for line in COMMANDS
+        if shlex.split(line, comments=True)[:1]
+        and Path(shlex.split(line, comments=True)[0]).name not in known
+    ]

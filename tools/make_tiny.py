@@ -1,0 +1,103 @@
+"""Pack a trained world model for `assets/tiny`: half-precision weights and a card that says all.
+
+The card's numbers are read from the run folders and the evaluation report, none is typed by hand.
+
+    python -m tools.make_tiny --tokenizer_run runs/tokenizer_sample \
+        --pretrain_run runs/pretrain_sample --output assets/tiny
+    vidwm evaluate --config configs/evaluate_tiny.yaml
+    python -m tools.make_tiny --report runs/evaluate_tiny/report.md --output assets/tiny
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vidwm.world_model.world_model import WorldModel
+
+HEADER = """---
+library_name: vidwm
+license: mit
+tags: [robotics, world-model, video-prediction]
+---
+# Tiny world model
+
+Tokenizer and base transformer (maximum likelihood, not post-trained) of the bundled sample dataset,
+made by this project. Open it with `vidwm.WorldModel.from_pretrained("assets/tiny")`.
+"""
+
+
+def last_values(run: Path) -> dict[str, Any]:
+    """The last logged value of every scalar of a run."""
+    values: dict[str, Any] = {}
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        values |= json.loads(line)
+    return values
+
+
+def describe(run: Path, command: str, shown: list[str]) -> str:
+    """A section of the card: command, steps, time, seed, commit and held-out values of a run."""
+    start = json.loads((run / "history.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    values = last_values(run)
+    lines = [
+        f"## {command.split()[1].capitalize()}",
+        f"`{command}`",
+        "",
+        f"- {values['step']} steps of {start['config']['batch_size']}, {values['time'] / 60:.0f} "
+        f"minutes on a machine shared with other work, seed {start['seed']}, commit "
+        f"`{(start['commit'] or 'unknown')[:12]}`",
+        *(f"- {name.replace('_', ' ')}: {values[name]:.4g}" for name in shown if name in values),
+    ]
+    return "\n".join(lines)
+
+
+def pack(tokenizer_run: Path, pretrain_run: Path, output: Path) -> None:
+    """Write the model and its card into a new folder."""
+    card = "\n\n".join(
+        [
+            HEADER.rstrip(),
+            describe(
+                tokenizer_run,
+                "vidwm tokenizer --config configs/tokenizer_sample.yaml",
+                ["heldout_psnr", "heldout_mae", "heldout_perceptual", "perplexity"],
+            ),
+            describe(
+                pretrain_run,
+                "vidwm pretrain --config configs/pretrain_sample.yaml",
+                ["heldout_loss", "loss"],
+            ),
+        ]
+    )
+    model = WorldModel.from_pretrained(pretrain_run / "checkpoints/last/model")
+    model.save_pretrained(output, card=card + "\n", dtype=torch.float16)
+
+
+def append_report(report: Path, output: Path) -> None:
+    """Put the held-out table behind the card."""
+    card = (output / "README.md").read_text(encoding="utf-8").split("\n## Held-out")[0]
+    text = report.read_text(encoding="utf-8").replace("\n#", "\n##").lstrip("#").strip()
+    (output / "README.md").write_text(f"{card.rstrip()}\n\n## Held-out\n\n{text}\n", "utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tokenizer_run", type=Path)
+    parser.add_argument("--pretrain_run", type=Path)
+    parser.add_argument("--report", type=Path, help="report.md of `vidwm evaluate`, to append")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    if args.report:
+        append_report(args.report, args.output)
+    elif args.output.exists():
+        sys.exit(f"make_tiny: error: {args.output} exists; remove it first.")
+    else:
+        pack(args.tokenizer_run, args.pretrain_run, args.output)
+
+
+if __name__ == "__main__":
+    main()
