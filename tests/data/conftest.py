@@ -66,7 +66,7 @@ def _field(number: int, value: bytes) -> bytes:
 
 
 def _feature(values: Any) -> bytes:
-    if isinstance(values[0], bytes):
+    if len(values) and isinstance(values[0], bytes):
         return _field(1, b"".join(_field(1, value) for value in values))
     array = np.asarray(values).ravel()
     if array.dtype.kind == "f":

@@ -64,7 +64,8 @@ def test_an_episode_is_not_its_neighbour(lerobot: Recorded) -> None:
     everything = np.concatenate(frames).astype(int)
     dataset = open_dataset(root)
     read = np.concatenate([dataset.episode(i).frames for i in range(5)]).transpose(0, 2, 3, 1)
-    distance = np.abs(read[:, None].astype(int) - everything[None]).mean(axis=(2, 3, 4))
+    read, everything = read[:, ::4, ::4].astype(int), everything[:, ::4, ::4]
+    distance = np.abs(read[:, None] - everything[None]).mean(axis=(2, 3, 4))
     assert (distance.argmin(axis=1) == np.arange(len(everything))).all()
 
 
@@ -182,7 +183,7 @@ def test_other_path_templates(copy: Path, edit_json: EditJson) -> None:
 @pytest.mark.parametrize("template", ["../file.mp4", "/etc/passwd", "videos/../../file", ".."])
 def test_templates_stay_inside(copy: Path, edit_json: EditJson, key: str, template: str) -> None:
     edit_json(copy / "meta/info.json", lambda info: info.update({key: template}))
-    with pytest.raises(UserError, match=r"info\.json names the file .* lies outside"):
+    with pytest.raises(UserError, match=r"^\S*info\.json names the file .* lies outside"):
         open_dataset(copy)
 
 

@@ -43,7 +43,7 @@ def features(**steps: Any) -> dict[str, Any]:
     def tree(node: dict[str, Any]) -> dict[str, Any]:
         return {"featuresDict": {"features": node}}
 
-    observation = {"wrist": image(), "depth": image(1, "uint16"), "front": image()}
+    observation = {"wrist": image(), "depth": image(1), "far": image(3, "uint16"), "front": image()}
     steps = {"observation": tree(observation), "language_instruction": {"text": {}}, **steps}
     steps = {k: tree(v) if k == "action" and "tensor" not in v else v for k, v in steps.items()}
     return tree({"steps": {"sequence": {"feature": tree(steps)}}})
@@ -243,6 +243,12 @@ def test_episodes_that_do_not_fit(
     with pytest.raises(UserError, match=r"of-00002, record train-00000-00000") as caught:
         dataset.episode(0)
     assert message in str(caught.value)
+
+
+def test_an_episode_without_steps(write: Callable[..., Path], example: Example) -> None:
+    empty = example({"steps/action/arm": np.zeros(0, np.float32)})
+    with pytest.raises(UserError, match="0 numbers under 'steps/action/arm', 1 a step"):
+        open_dataset(write([[empty], []]))
 
 
 def test_images_of_two_sizes(write: Callable[..., Path], example: Example, moving: Moving) -> None:

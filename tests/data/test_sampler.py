@@ -164,6 +164,8 @@ def test_an_episode_larger_than_the_cache_is_still_read() -> None:
     dataset = recordings(4, 4)
     source = ClipSource(dataset, clip_frames=4, frame_skip=1, episodes=[0, 1], cache_bytes=1)
     assert source.batch([0, 1]).frames[:, 0, 0, 0, 0].tolist() == [0, 20]
+    source.batch([1])
+    assert dataset.reads == [0, 1]  # the last one read is kept, whatever its size
 
 
 def test_sizes_must_agree_or_be_given() -> None:
@@ -182,5 +184,8 @@ def test_resize(moving: Callable[..., np.ndarray]) -> None:
     assert half.shape == (70, 3, 16, 24) and half.dtype == torch.uint8
     means = frames.float().unfold(2, 2, 2).unfold(3, 2, 2).mean(dim=(-1, -2))
     assert (half.float() - means).abs().mean() < 2
+    stripes = torch.tensor([200, 0, 0, 0], dtype=torch.uint8).repeat(2, 3, 16, 8)
+    inner = resize(stripes, (16, 8))[..., 1:-1]
+    assert inner.float().sub(50).abs().max() < 15  # all columns count, not the nearest two
     flat = torch.full((2, 3, 9, 9), 255, dtype=torch.uint8)
     assert resize(flat, (5, 7)).eq(255).all()

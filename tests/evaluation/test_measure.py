@@ -118,7 +118,7 @@ def test_a_score_is_the_mean_over_samples_not_the_best(
 
 def test_chunks_do_not_show(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(num_samples=2)
-    monkeypatch.setattr(measuring, "MAX_CONTEXTS", 1)
+    monkeypatch.setattr(measuring, "MAX_ROLLOUTS", 1)
     parts = run(num_samples=2)
     for subject, scores in whole.scores.items():
         for metric, values in scores.items():

@@ -41,7 +41,8 @@ COPY, BASE, MODEL, SHUFFLED, CEILING = SUBJECTS = (
     "shuffled_actions",
     "reconstruction",
 )
-MAX_CONTEXTS = 32
+# At a time, of one model: bounds its key-value caches; larger batches are hardly faster.
+MAX_ROLLOUTS = 128
 CHUNK_BYTES = 256 * 1024**2
 
 
@@ -95,7 +96,7 @@ def measure(
     draw = partial(predict, sampling=sampling or Sampling(), num_samples=num_samples)
     scorer, c = Scorer(model.decode, metrics), model.setting.context_frames
     partner = partners([source.windows[w].episode for w in windows]) if len(windows) > 1 else None
-    chunk = _chunk_size(model, source, num_samples * (1 + len(models)) + 2)
+    chunk = _chunk_size(model, source, num_samples, 1 + len(models))
     parts: list[dict[str, dict[str, Tensor]]] = []
     moving: list[Tensor] = []
     bar = tqdm(total=len(windows), desc="evaluate", unit="window", disable=None)
@@ -159,11 +160,13 @@ def _score(
     return by_subject, moved.sum((1, 3, 4, 5)).double()
 
 
-def _chunk_size(model: WorldModel, source: ClipSource, futures: int) -> int:
-    """Contexts at a time, so that the predicted pixels of a chunk stay within CHUNK_BYTES."""
+def _chunk_size(model: WorldModel, source: ClipSource, num_samples: int, sampled: int) -> int:
+    """Contexts at a time, so that rollouts and predicted pixels of a chunk stay within bounds."""
     horizon = source.clip_frames - model.setting.context_frames
     height, width = model.size
-    return max(1, min(MAX_CONTEXTS, CHUNK_BYTES // (futures * horizon * 3 * 4 * height * width)))
+    frames = (num_samples * sampled + 2) * horizon
+    fit = CHUNK_BYTES // (frames * 3 * height * width * 4)
+    return max(1, min(MAX_ROLLOUTS // num_samples, fit))
 
 
 def _joined(parts: list[Tensor]) -> np.ndarray:
