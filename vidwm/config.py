@@ -191,6 +191,7 @@ class PretrainConfig(DataOptions, TrainOptions):
     context_frames: int = option(2, "frames given", at_least=1)
     horizon: int = option(4, "frames predicted", at_least=1)
     action_bins: int = option(256, "bins per action dimension", at_least=2)
+    shared_action_ids: bool = option(False, "one set of ids for all dimensions, as RLVR-World")
     action_ranges: Literal["quantile", "minmax"] = option("quantile", "ends of the bins (1, 99 %)")
     hidden_size: int = option(256, "width of the transformer", at_least=1)
     num_layers: int = option(6, "layers", at_least=1)

@@ -127,14 +127,14 @@ def test_only_the_span_is_decoded(tmp_path: Path, moving: Moving) -> None:
 
 @pytest.mark.parametrize("start", [0, 1])
 def test_too_short(tmp_path: Path, moving: Moving, start: int) -> None:
-    write_video(tmp_path / "a.mp4", moving(5), 10)
+    write_video(tmp_path / "a.mp4", moving(5, *SIZE), 10)
     with pytest.raises(UserError, match=r"a\.mp4 has no frame 5 \(at 0\.500 s"):
         read_frames(tmp_path / "a.mp4", start, 9)
 
 
 def test_a_lost_frame_is_no_shift(tmp_path: Path, moving: Moving) -> None:
     """Frame 4 was never recorded: later frames keep their numbers, and a span over it fails."""
-    frames = moving(8)
+    frames = moving(8, *SIZE)
     ticks = [0, 10, 20, 30, 50, 60, 70, 80]
     path = encode(tmp_path / "a.mp4", frames, pts=ticks)
     assert (read_frames(path, 5, 4, fps=10) == decode_all(path)[4:]).all()

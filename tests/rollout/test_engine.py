@@ -189,7 +189,7 @@ def test_a_context_beyond_the_positions_is_an_error_with_both_numbers() -> None:
 
 def test_a_transformer_of_another_layout_is_an_error_with_both_numbers() -> None:
     other = Layout(tokens_per_frame=3, codebook_size=12, action_dims=2, context_frames=2, horizon=2)
-    with pytest.raises(UserError, match="has 19 ids, the layout 270"):
+    with pytest.raises(UserError, match="has 24 ids, the layout 526"):
         generate(model(), other, **request())
 
 

@@ -160,8 +160,13 @@ def test_second_interrupt_is_immediate(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_fit(TinyStage({2: twice}), make_options(tmp_path / "run"))
+    # A shell starts its background jobs with Ctrl-C ignored; this test needs what a terminal has.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_fit(TinyStage({2: twice}), make_options(tmp_path / "run"))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf])

@@ -54,10 +54,27 @@ def test_positions_of_frames_and_of_their_logits() -> None:
         LAYOUT.frame_positions(3)
 
 
+def test_every_dimension_has_ids_of_its_own_unless_they_are_shared() -> None:
+    sizes = {"tokens_per_frame": 2, "codebook_size": 10, "context_frames": 1, "horizon": 1}
+    own = Layout(**sizes, action_dims=3, action_bins=4)
+    bins = torch.tensor([[[0, 1, 3]]])
+    assert own.action_ids(bins).tolist() == [[[10, 15, 21]]]
+    assert (own.bos, own.eos, own.vocab_size) == (22, 23, 24)
+    shared = Layout(**sizes, action_dims=3, action_bins=4, shared_action_ids=True)
+    assert shared.action_ids(bins).tolist() == [[[10, 11, 13]]]
+    assert (shared.bos, shared.vocab_size) == (14, 16)
+
+
+@pytest.mark.parametrize("shared_ids", [False, True])
 @pytest.mark.parametrize("horizon", [1, 2, 5])
-def test_split_inverts_sequence(horizon: int) -> None:
+def test_split_inverts_sequence(horizon: int, shared_ids: bool) -> None:
     layout = Layout(
-        tokens_per_frame=3, codebook_size=50, action_dims=4, context_frames=3, horizon=horizon
+        tokens_per_frame=3,
+        codebook_size=50,
+        action_dims=4,
+        context_frames=3,
+        horizon=horizon,
+        shared_action_ids=shared_ids,
     )
     tokens = torch.randint(0, 50, (4, layout.num_frames, 3))
     bins = torch.randint(0, 256, (4, layout.num_frames, 4))
@@ -72,7 +89,12 @@ def test_equals_the_reference_implementation(shared: Path) -> None:
     low, high = golden["action_ranges"].unbind(1)
     bins = ActionBins(low=low, high=high).encode(golden["single_actions"])
     layout = Layout(
-        tokens_per_frame=320, codebook_size=4375, action_dims=13, context_frames=4, horizon=1
+        tokens_per_frame=320,
+        codebook_size=4375,
+        action_dims=13,
+        context_frames=4,
+        horizon=1,
+        shared_action_ids=True,
     )
     ids = layout.sequence(golden["single_frame_tokens"].flatten(2), bins)
     assert torch.equal(ids, golden["single_input_ids"])

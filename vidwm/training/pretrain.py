@@ -27,11 +27,11 @@ from vidwm.training.loop import Stage, fit
 from vidwm.training.run_folder import open_run
 from vidwm.training.runtime import seed_everything
 from vidwm.training.updater import Updater
+from vidwm.world_model.action_embeddings import start_smoothly
 from vidwm.world_model.actions import ActionBins
-from vidwm.world_model.layout import Layout
 from vidwm.world_model.llama_files import TransformerConfig
 from vidwm.world_model.transformer import Transformer
-from vidwm.world_model.world_model import Setting, WorldModel
+from vidwm.world_model.world_model import Setting, WorldModel, layout_of
 
 HELDOUT_WINDOWS = 128
 MIN_POSITIONS = 1024
@@ -146,17 +146,11 @@ def new_world_model(
         frame_skip=config.frame_skip,
         fps=dataset.fps,
         action_names=_chunk_names(dataset.action_names, config.frame_skip),
+        shared_action_ids=config.shared_action_ids,
     )
     rows = clips.action_chunks(train, config.frame_skip)
     actions = ActionBins.fit(rows, method=config.action_ranges, bins=config.action_bins)
-    layout = Layout(
-        tokens_per_frame=tokenizer.tokens_per_frame,
-        codebook_size=tokenizer.codebook_size,
-        action_dims=actions.action_dims,
-        action_bins=actions.bins,
-        context_frames=config.context_frames,
-        horizon=config.horizon,
-    )
+    layout = layout_of(tokenizer, actions, setting)
     transformer = Transformer(
         TransformerConfig(
             vocab_size=layout.vocab_size,
@@ -170,6 +164,7 @@ def new_world_model(
             eos_token_id=layout.eos,
         )
     )
+    start_smoothly(transformer.model.embed_tokens.weight, layout)
     return WorldModel(tokenizer, transformer, actions, setting)
 
 

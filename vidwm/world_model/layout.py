@@ -1,6 +1,6 @@
 """Frames and actions to ONE token sequence and back: every offset of the project lives here.
 
-    ids       0 .. K-1 visual | K .. K+bins-1 action (shared by all dimensions) | bos | eos
+    ids       0 .. K-1 visual | K .. K+M-1 action | bos | eos
 
     sequence  z0 a0 z1 a1 .. z(c-1) a(c-1) bos | z(c) [a(c) z(c+1)] .. [a(T-2) z(T-1)] eos
               '---------- prompt ------------' '------------- future ------------------'
@@ -11,11 +11,13 @@ T = c + h frames: c context frames and h predicted ones; a(t) leads from frame t
 a(T-1) is not read. For h = 1 this is the single-step sequence of RLVR-World (arXiv 2505.13934).
 Its labels also cover bos and eos; ours do not, because both are forced, never sampled.
 Actions are given, so they carry no loss either.
+RLVR-World's action dimensions share one set of bins as ids (M = bins), so that a transformer has to
+count positions to tell them apart. By default every dimension has ids of its own (M = A * bins).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,18 +37,22 @@ class Layout:
     action_bins: int = 256
     context_frames: int
     horizon: int
+    shared_action_ids: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise UserError(
-                    f"{field.name} must be at least 1, got {getattr(self, field.name)}."
-                )
+        for name, value in vars(self).items():
+            if not isinstance(value, bool) and value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}.")
 
     @property
     def bos(self) -> int:
         """Id between the context and the first predicted frame."""
-        return self.codebook_size + self.action_bins
+        return self.codebook_size + self.num_action_ids
+
+    @property
+    def num_action_ids(self) -> int:
+        """M."""
+        return self.action_bins * (1 if self.shared_action_ids else self.action_dims)
 
     @property
     def eos(self) -> int:
@@ -55,8 +61,8 @@ class Layout:
 
     @property
     def vocab_size(self) -> int:
-        """V = K + bins + 2."""
-        return self.codebook_size + self.action_bins + 2
+        """V = K + M + 2."""
+        return self.codebook_size + self.num_action_ids + 2
 
     @property
     def num_frames(self) -> int:
@@ -96,9 +102,9 @@ class Layout:
         return (self.prompt_length - 1 + places + torch.arange(self.tokens_per_frame)).flatten()
 
     def action_ids(self, bins: Tensor) -> Tensor:
-        """Token ids of action bins, any shape."""
+        """Token ids of action bins (..., A)."""
         _check_range(bins, self.action_bins, "action bins")
-        return bins + self.codebook_size
+        return bins + self._first_action_ids(bins.device)
 
     def prompt(self, tokens: Tensor, bins: Tensor) -> Tensor:
         """Context tokens (B, c, N) and bins (B, >= c, A) -> ids (B, P), the last one bos."""
@@ -142,7 +148,12 @@ class Layout:
         flat = torch.cat([input_ids[:, : P - 1], input_ids[:, P:-1], filler], dim=1)
         blocks = flat.unflatten(1, (self.num_frames, self.block))
         tokens, actions = blocks.split([self.tokens_per_frame, A], dim=-1)
-        return tokens, actions[:, :-1] - self.codebook_size
+        return tokens, actions[:, :-1] - self._first_action_ids(input_ids.device)
+
+    def _first_action_ids(self, device: torch.device) -> Tensor:
+        """Id of bin 0 of each dimension, (A,)."""
+        stride = 0 if self.shared_action_ids else self.action_bins
+        return self.codebook_size + stride * torch.arange(self.action_dims, device=device)
 
     def _check(self, tokens: Tensor, frames: int, bins: Tensor, actions: int) -> None:
         expected = (frames, self.tokens_per_frame)

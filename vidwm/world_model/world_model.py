@@ -38,6 +38,7 @@ class Setting:
     frame_skip: int
     fps: float
     action_names: tuple[str, ...]
+    shared_action_ids: bool = False
 
     @property
     def model_fps(self) -> float:
@@ -158,4 +159,5 @@ def layout_of(tokenizer: FrameTokenizer, actions: ActionBins, setting: Setting) 
         action_bins=actions.bins,
         context_frames=setting.context_frames,
         horizon=setting.horizon,
+        shared_action_ids=setting.shared_action_ids,
     )

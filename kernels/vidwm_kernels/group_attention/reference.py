@@ -25,14 +25,14 @@ def group_attention(
     heads = (q.float() * D**-0.5).unflatten(3, (Hkv, H // Hkv))  # (B, G, Tq, Hkv, R, D)
 
     queries = heads.permute(0, 3, 1, 2, 4, 5).flatten(2, 4)  # (B, Hkv, G*Tq*R, D)
-    scores = queries @ prefix_k.float().mT
+    scores = _scores(queries, prefix_k.float())
     shared = [
         part.unflatten(2, (G, Tq, -1)).permute(0, 2, 1, 3, 4, 5)  # (B, G, Hkv, Tq, R, .)
         for part in _softmax_part(scores, prefix_v.float())
     ]
 
     queries = heads.permute(0, 1, 3, 2, 4, 5).flatten(3, 4)  # (B, G, Hkv, Tq*R, D)
-    scores = queries @ suffix_k[..., :suffix_length, :].float().mT
+    scores = _scores(queries, suffix_k[..., :suffix_length, :].float())
     if Tq > 1:
         newest = torch.arange(suffix_length, device=q.device) - (suffix_length - Tq)
         query = torch.arange(Tq, device=q.device).repeat_interleave(H // Hkv)
@@ -44,6 +44,13 @@ def group_attention(
 
     out = _merge(shared, own)  # (B, G, Hkv, Tq, R, D)
     return out.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).to(q.dtype)
+
+
+def _scores(queries: Tensor, keys: Tensor) -> Tensor:
+    if queries.shape[-2] == 1:
+        # One query is a matrix-vector product, which CPUs do faster this way round.
+        return (keys @ queries.mT).mT
+    return queries @ keys.mT
 
 
 def _softmax_part(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
