@@ -36,6 +36,7 @@ def run(*arguments: object) -> None:
 
 
 TOKENIZER = (
+    *("--heldout", 0.3),
     *("--height", SIZE, "--width", SIZE, "--widths", "[8, 16]", "--downsample", 4, "--blocks", 1),
     *("--fsq_levels", "[4, 4]", "--batch_size", 4, "--warmup_steps", 2, "--ema_decay", 0.5),
     *("--adversarial_weight", 0.1, "--adversarial_start", 1, "--perceptual_weight", 0),
@@ -43,6 +44,7 @@ TOKENIZER = (
 PRETRAIN = (
     *("--context_frames", 2, "--horizon", 2, "--hidden_size", 16, "--num_layers", 1),
     *("--num_heads", 2, "--batch_size", 4, "--micro_batch", 3, "--eval_every", 2),
+    *("--heldout", 0.3),
 )
 FINETUNE = (
     *("--reward", "mae=1,mse=0.5", "--batch_size", 2, "--group_size", 4, "--num_iterations", 2),
@@ -55,7 +57,7 @@ def trained(tmp_path_factory) -> Path:
     """A folder with data and a run of each training stage."""
     root = tmp_path_factory.mktemp("pipeline")
     data = write_episodes(root / "data")
-    common = ("--data", data, "--log_every", 1, "--heldout", 0.3, "--sample_every", 2)
+    common = ("--data", data, "--log_every", 1, "--sample_every", 2)
     run("tokenizer", *common, *TOKENIZER, "--steps", 3, "--output_dir", root / "tokenizer")
     tokenizer = root / "tokenizer/checkpoints/last/model"
     run(
@@ -105,7 +107,7 @@ def test_tokens_are_cached_and_reused(trained, tmp_path):
     shards = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert shards
     run(
-        *("pretrain", "--data", trained / "data", "--heldout", 0.3, *PRETRAIN, "--steps", 1),
+        *("pretrain", "--data", trained / "data", *PRETRAIN, "--steps", 1),
         *("--tokenizer", trained / "tokenizer/checkpoints/last/model", "--cache_dir", cache),
         *("--output_dir", tmp_path / "again"),
     )
@@ -120,7 +122,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained, tmp_path, stage):
         "finetune": (*FINETUNE, "--model", trained / "pretrain/checkpoints/last/model"),
     }[stage]
     command = (
-        *(stage, "--data", trained / "data", "--log_every", 1, "--heldout", 0.3),
+        *(stage, "--data", trained / "data", "--log_every", 1),
         *("--sample_every", 2, *start, "--output_dir", tmp_path / "run"),
     )
     run(*command, "--steps", 1)
@@ -131,7 +133,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained, tmp_path, stage):
 
 def test_evaluation_compares_base_and_post_trained(trained, tmp_path):
     run(
-        *("evaluate", "--data", trained / "data", "--heldout", 0.3, "--num_samples", 2),
+        *("evaluate", "--data", trained / "data", "--num_samples", 2),
         *("--model", trained / "finetune/checkpoints/last/model"),
         *("--base", trained / "pretrain/checkpoints/last/model"),
         *("--output_dir", tmp_path / "evaluation", "--bootstrap", 100),
@@ -142,7 +144,7 @@ def test_evaluation_compares_base_and_post_trained(trained, tmp_path):
 
 def test_rollouts_are_rendered(trained, tmp_path):
     run(
-        *("rollout", "--data", trained / "data", "--heldout", 0.3, "--num_samples", 2),
+        *("rollout", "--data", trained / "data", "--num_samples", 2),
         *("--model", trained / "finetune/checkpoints/last/model", "--horizon", 5),
         *("--output_dir", tmp_path / "videos"),
     )

@@ -86,11 +86,22 @@ class DataOptions(Options):
     data: Path = required("dataset: a LeRobot or RLDS folder, or npz episodes")
     camera: str | None = option(None, "camera to read, where there are several")
     split: str | None = option(None, "split of the dataset to read, where it names some")
-    frame_skip: int = option(1, "recorded frames per model step", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewModelOptions(DataOptions):
+    """For a model yet to be made, which keeps its split: later commands hold out the same."""
+
     heldout: float = option(0.1, "share of episodes kept from training", at_least=0, below=1)
     split_seed: int = option(0, "seed of the choice of held-out episodes", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenModelOptions(DataOptions):
+    """For a model that exists, which knows its own size, frame skip and split."""
+
+    model: Path = required("world model folder")
     resize: bool = option(False, "resize frames to the model's size instead of failing")
-    max_episodes: int = option(0, "read only the first so many episodes (0: all)", at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +150,7 @@ class SamplingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig(DataOptions, TrainOptions):
+class TokenizerConfig(NewModelOptions, TrainOptions):
     """The tokenizer: frames to tokens and back."""
 
     steps: int = option(10_000, "optimisation steps", at_least=1)
@@ -181,7 +192,7 @@ class TokenizerConfig(DataOptions, TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(DataOptions, TrainOptions):
+class PretrainConfig(NewModelOptions, TrainOptions):
     """The world model, trained by maximum likelihood."""
 
     tokenizer: Path = required("tokenizer folder")
@@ -189,6 +200,7 @@ class PretrainConfig(DataOptions, TrainOptions):
     batch_size: int = option(32, "clips per step", at_least=1)
     learning_rate: float = option(3e-4, "peak learning rate of AdamW", above=0)
     context_frames: int = option(2, "frames given", at_least=1)
+    frame_skip: int = option(1, "recorded frames per model step", at_least=1)
     horizon: int = option(4, "frames predicted", at_least=1)
     action_bins: int = option(256, "bins per action dimension", at_least=2)
     shared_action_ids: bool = option(False, "one set of ids for all dimensions, as RLVR-World")
@@ -211,10 +223,9 @@ class PretrainConfig(DataOptions, TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(DataOptions, TrainOptions):
+class FinetuneConfig(GivenModelOptions, TrainOptions):
     """GRPO: the world model, post-trained on decoded predictions."""
 
-    model: Path = required("world model folder to start from")
     reward: str = option("lpips=1,mae=1", "weighted mix of metrics, better is always higher")
     steps: int = option(200, "rollout batches, each followed by its updates", at_least=1)
     batch_size: int = option(8, "contexts per step", at_least=1)
@@ -244,10 +255,9 @@ class FinetuneConfig(DataOptions, TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutConfig(DataOptions, SamplingOptions, MachineOptions):
+class RolloutConfig(GivenModelOptions, SamplingOptions, MachineOptions):
     """Videos of predicted futures beside what happened."""
 
-    model: Path = required("world model folder")
     output_dir: Path = option(Path("rollouts"), "folder for the videos")
     episode: int | None = option(None, "index (none: the first held-out episode)", at_least=0)
     start: int = option(0, "recorded frame at which the context starts", at_least=0)
@@ -255,10 +265,9 @@ class RolloutConfig(DataOptions, SamplingOptions, MachineOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(DataOptions, SamplingOptions, MachineOptions):
+class EvaluateConfig(GivenModelOptions, SamplingOptions, MachineOptions):
     """Held-out scores beside the baselines."""
 
-    model: Path = required("world model folder to measure")
     base: Path | None = option(None, "world model folder to compare it with")
     output_dir: Path = required("folder for report.json, report.md and the plots")
     windows_per_episode: int = option(4, "windows per held-out episode", at_least=1)

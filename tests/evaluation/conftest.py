@@ -89,6 +89,8 @@ def make_model() -> Callable[..., WorldModel]:
             frame_skip=frame_skip,
             fps=10.0,
             action_names=tuple(f"a{i}" for i in range(ACTIONS * frame_skip)),
+            heldout=0.5,
+            split_seed=0,
         )
         layout = layout_of(tokenizer, actions, setting)
         torch.manual_seed(seed)

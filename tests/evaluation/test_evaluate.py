@@ -36,7 +36,6 @@ def prepared(
             "model": folder / "model",
             "base": folder / "base",
             "output_dir": folder / "report",
-            "heldout": 0.5,
             "windows_per_episode": 2,
             "num_samples": 2,
             "bootstrap": 200,

@@ -30,7 +30,6 @@ def config(
             "data": Path("memory"),
             "model": tmp_path / "model",
             "output_dir": tmp_path / "rollouts",
-            "heldout": 0.5,
             "num_samples": 2,
         }
         return RolloutConfig(**(values | changes))

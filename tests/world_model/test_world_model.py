@@ -18,7 +18,13 @@ def model() -> WorldModel:
     )
     actions = ActionBins.fit(torch.randn(50, 3), bins=8)
     setting = Setting(
-        context_frames=2, horizon=2, frame_skip=1, fps=5.0, action_names=("x", "y", "grip")
+        context_frames=2,
+        horizon=2,
+        frame_skip=1,
+        fps=5.0,
+        action_names=("x", "y", "grip"),
+        heldout=0.1,
+        split_seed=0,
     )
     layout = layout_of(tokenizer, actions, setting)
     transformer = Transformer(small(layout.vocab_size))

@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         **_about(config),
         "setting": _setting(model, source),
         "sampling": {"num_samples": config.num_samples, **dataclasses.asdict(sampling)},
-        "data": _data(config, source, measurement, heldout),
+        "data": _data(config, model, source, measurement, heldout),
         "bootstrap": config.bootstrap,
         "metrics": list(measurement.metrics),
         **summarise(measurement, resamples=config.bootstrap, seed=config.seed),
@@ -144,13 +144,17 @@ def _setting(model: WorldModel, source: ClipSource) -> dict[str, Any]:
 
 
 def _data(
-    config: EvaluateConfig, source: ClipSource, measurement: Measurement, heldout: bool
+    config: EvaluateConfig,
+    model: WorldModel,
+    source: ClipSource,
+    measurement: Measurement,
+    heldout: bool,
 ) -> dict[str, Any]:
     return {
         "path": str(config.data),
         "heldout": heldout,
-        "heldout_share": config.heldout,
-        "split_seed": config.split_seed,
+        "heldout_share": model.setting.heldout,
+        "split_seed": model.setting.split_seed,
         "episodes": len(set(measurement.episodes.tolist())),
         "too_short": source.dropped,
         "windows": len(measurement.windows),

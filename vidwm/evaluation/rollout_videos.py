@@ -15,12 +15,12 @@ from torch import Tensor
 
 from vidwm.config import RolloutConfig
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.sampler import ClipSource, Window, split_episodes
+from vidwm.data.sampler import ClipSource, Window
 from vidwm.errors import UserError
 from vidwm.evaluation.evaluate import open_model, sampling_of
 from vidwm.evaluation.metrics import arrow, frame_metrics, written
 from vidwm.evaluation.predict import copy_last_frame, predict
-from vidwm.evaluation.sources import clip_source, open_fitting
+from vidwm.evaluation.sources import clip_source, open_fitting, split_of
 from vidwm.evaluation.strips import filmstrip, panel_scale, titled_strip
 from vidwm.evaluation.tables import aligned
 from vidwm.evaluation.videos import save_video, video_paths, window_name
@@ -71,7 +71,7 @@ def _source(
     """Clips of the chosen episode, and the window that starts where the user said."""
     index = config.episode
     if index is None:
-        train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
+        train, heldout = split_of(model, dataset)
         index = (heldout or train)[0]
     if index >= len(dataset):
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vidwm.config import DataOptions
+from vidwm.config import GivenModelOptions
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.datasets import open_dataset
 from vidwm.data.sampler import ClipSource, split_episodes
@@ -13,15 +13,16 @@ from vidwm.world_model.world_model import WorldModel
 
 
 def open_sources(
-    options: DataOptions, model: WorldModel, horizon: int = 0
+    options: GivenModelOptions, model: WorldModel, horizon: int = 0
 ) -> tuple[ClipSource, ClipSource]:
     """Windows of the training and of the held-out episodes, at the model's size and frame skip.
 
     horizon: frames to predict (0: the model's). UserError when resolution or actions do not fit,
-    or no episode is long enough; with `heldout` 0 both sources are the same.
+    or no episode is long enough; both sources are the same if the model holds
+    out nothing.
     """
     dataset = open_fitting(options, model)
-    train, heldout = _split(options, dataset)
+    train, heldout = split_of(model, dataset)
     return (
         clip_source(dataset, model, train, horizon),
         clip_source(dataset, model, heldout or train, horizon),
@@ -29,18 +30,18 @@ def open_sources(
 
 
 def open_heldout(
-    options: DataOptions, model: WorldModel, horizon: int = 0
+    options: GivenModelOptions, model: WorldModel, horizon: int = 0
 ) -> tuple[ClipSource, bool]:
     """Windows of the held-out episodes, and True; of all episodes, and False, if none are held out.
 
     Arguments and errors as `open_sources`.
     """
     dataset = open_fitting(options, model)
-    train, heldout = _split(options, dataset)
+    train, heldout = split_of(model, dataset)
     return clip_source(dataset, model, heldout or train, horizon), bool(heldout)
 
 
-def open_fitting(options: DataOptions, model: WorldModel) -> EpisodeDataset:
+def open_fitting(options: GivenModelOptions, model: WorldModel) -> EpisodeDataset:
     """The dataset; UserError when its resolution or actions are not what the model expects."""
     dataset = open_dataset(options.data, camera=options.camera, split=options.split)
     check_fits(dataset, model, resize=options.resize)
@@ -78,8 +79,7 @@ def check_fits(dataset: EpisodeDataset, model: WorldModel, *, resize: bool) -> N
         )
 
 
-def _split(options: DataOptions, dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
-    train, heldout = split_episodes(dataset.episode_ids, options.heldout, options.split_seed)
-    if options.max_episodes:
-        train, heldout = train[: options.max_episodes], heldout[: options.max_episodes]
-    return train, heldout
+def split_of(model: WorldModel, dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
+    """Indices of training and held-out episodes, as when the model was first trained."""
+    setting = model.setting
+    return split_episodes(dataset.episode_ids, setting.heldout, setting.split_seed)

@@ -146,6 +146,8 @@ def new_world_model(
         frame_skip=config.frame_skip,
         fps=dataset.fps,
         action_names=_chunk_names(dataset.action_names, config.frame_skip),
+        heldout=config.heldout,
+        split_seed=config.split_seed,
         shared_action_ids=config.shared_action_ids,
     )
     rows = clips.action_chunks(train, config.frame_skip)

@@ -31,13 +31,18 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a model was trained on; fps counts recorded frames per second, before `frame_skip`."""
+    """What a model was trained on; fps counts recorded frames per second, before `frame_skip`.
+
+    heldout and split_seed say which episodes it never saw (`data.sampler.split_episodes`).
+    """
 
     context_frames: int
     horizon: int
     frame_skip: int
     fps: float
     action_names: tuple[str, ...]
+    heldout: float
+    split_seed: int
     shared_action_ids: bool = False
 
     @property
