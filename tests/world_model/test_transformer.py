@@ -97,6 +97,16 @@ def test_opens_half_precision_files_without_metadata(tmp_path: Path) -> None:
     assert torch.equal(loaded.lm_head.weight, halves["lm_head.weight"].float())
 
 
+def test_can_be_saved_in_half_precision(tmp_path: Path) -> None:
+    transformer = small()
+    transformer.save_pretrained(tmp_path, torch.bfloat16)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.bfloat16}
+    assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    weight = Transformer.from_pretrained(tmp_path).lm_head.weight
+    assert torch.equal(weight, transformer.lm_head.weight.bfloat16().float())
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("changed", [1, 6, 11])
 def test_a_later_token_changes_no_earlier_logits(changed: int) -> None:
