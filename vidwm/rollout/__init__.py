@@ -1,0 +1,1 @@
+"""Imagined futures: contexts and actions in, groups of sampled token frames out."""
