@@ -2,8 +2,9 @@
 
     frames (..., 3, H, W) in [0, 1]  --encoder-->  latents (h, w)  --quantiser-->  tokens (..., N)
 
-Tokens run row by row over the h x w grid. A directory of `config.json` and `model.safetensors` is
-its whole state.
+Tokens run row by row over the h x w grid. The networks see and predict the difference to the mean
+training frame: where a camera stands still, the background is there from the first step.
+A directory of `config.json` and `model.safetensors` is its whole state.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class FrameTokenizerConfig:
 class FrameTokenizer(nn.Module):
     """Encoder, quantiser and decoder of single frames."""
 
+    mean: Tensor
+
     def __init__(self, config: FrameTokenizerConfig) -> None:
         super().__init__()
         self.config = config
@@ -67,18 +70,22 @@ class FrameTokenizer(nn.Module):
             self.quantizer = FSQ(config.fsq_levels)
         else:
             self.quantizer = VQ(config.codebook_size, config.code_dim)
-        shape = (config.patch, config.widths, config.blocks, self.quantizer.code_dim)
+        shape = (config.patch, config.widths, config.blocks, self.quantizer.code_dim, config.grid)
         self.encoder = Encoder(*shape)
         self.decoder = Decoder(*shape)
         self.height, self.width = config.height, config.width
+        self.register_buffer("mean", torch.full((3, config.height, config.width), 0.5))
         self.codebook_size = self.quantizer.codebook_size
         self.tokens_per_frame = config.grid[0] * config.grid[1]
         self.to(memory_format=torch.channels_last)
 
+    def centre_on(self, mean: Tensor) -> None:
+        """Set the mean training frame (3, H, W) in [0, 1]; before training only."""
+        self.mean.copy_(mean)
+
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """frames (B, 3, H, W) in [0, 1] -> reconstruction (unclamped), tokens (B, N), loss."""
-        frames = frames.contiguous(memory_format=torch.channels_last)
-        codes, tokens, loss = self.quantizer(self.encoder(2 * frames - 1))
+        codes, tokens, loss = self.quantizer(self._latents(frames))
         return self._pixels(codes), tokens.flatten(1), loss
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -88,8 +95,7 @@ class FrameTokenizer(nn.Module):
                 f"The tokenizer takes frames (..., 3, {self.height}, {self.width}), "
                 f"got {tuple(frames.shape)}."
             )
-        flat = frames.reshape(-1, *frames.shape[-3:]).contiguous(memory_format=torch.channels_last)
-        _, tokens, _ = self.quantizer(self.encoder(2 * flat - 1))
+        _, tokens, _ = self.quantizer(self._latents(frames.reshape(-1, *frames.shape[-3:])))
         return tokens.view(*frames.shape[:-3], self.tokens_per_frame)
 
     def decode(self, tokens: Tensor) -> Tensor:
@@ -98,9 +104,13 @@ class FrameTokenizer(nn.Module):
         frames = self._pixels(codes).float().clamp(0, 1)
         return frames.view(*tokens.shape[:-1], 3, self.height, self.width)
 
+    def _latents(self, frames: Tensor) -> Tensor:
+        centred = 2 * (frames - self.mean)
+        return self.encoder(centred.contiguous(memory_format=torch.channels_last))
+
     def _pixels(self, codes: Tensor) -> Tensor:
         codes = codes.contiguous(memory_format=torch.channels_last)
-        return (self.decoder(codes) + 1) / 2
+        return self.decoder(codes) / 2 + self.mean
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write config.json and, as `dtype`, model.safetensors into `directory`."""

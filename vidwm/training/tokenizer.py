@@ -34,6 +34,7 @@ from vidwm.training.runtime import seed_everything
 from vidwm.training.updater import Updater
 
 HELDOUT_FRAMES = 64
+MEAN_FRAMES = 2048
 
 
 class TokenizerStage(Stage):
@@ -140,8 +141,19 @@ def train_tokenizer(config: TokenizerConfig) -> Path:
         ClipSource(dataset, clip_frames=1, frame_skip=1, episodes=episodes, size=size)
         for episodes in (train, heldout or train)
     ]
+    if not config.init_from:
+        tokenizer.centre_on(mean_frame(sources[0]))
     stage = TokenizerStage(tokenizer, sources[0], sources[1], config)
     return fit(stage, config, run).checkpoint / "model"
+
+
+def mean_frame(source: ClipSource) -> Tensor:
+    """Mean (3, H, W) in [0, 1] of at most `MEAN_FRAMES` frames, evenly spread over the source."""
+    total = len(source.windows)
+    count = min(MEAN_FRAMES, total)
+    parts = torch.tensor([i * total // count for i in range(count)]).split(64)
+    sums = [source.batch(part.tolist()).float_frames().sum(dim=(0, 1)) for part in parts]
+    return torch.stack(sums).sum(dim=0) / count
 
 
 def network_of(config: TokenizerConfig) -> FrameTokenizerConfig:
