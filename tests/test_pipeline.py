@@ -94,6 +94,15 @@ def test_finetuning_logs_what_it_promises(trained):
     assert first["reward"] == pytest.approx(-first["reward_mae"] - 0.5 * first["reward_mse"])
 
 
+@pytest.mark.parametrize(
+    ("stage", "video"),
+    [("tokenizer", "reconstruction"), ("pretrain", "heldout_0"), ("finetune", "heldout_0")],
+)
+def test_every_stage_shows_sample_videos(trained, stage, video):
+    videos = {path.name for path in (trained / stage / "videos").iterdir()}
+    assert f"{video}_00000002.gif" in videos
+
+
 def test_finetuning_changes_the_transformer_and_nothing_else(trained):
     before, after = weights(trained / "pretrain"), weights(trained / "finetune")
     assert any((before[name] != after[name]).any() for name in before)

@@ -60,6 +60,30 @@ def test_gradients_reach_the_first_layer():
     assert tokenizer.encoder.layers[1].weight.grad.abs().max() > 0
 
 
+def test_tokens_depend_on_their_own_and_the_next_cells_alone():
+    tokenizer = small().eval()
+    frames = torch.rand(1, 3, 16, 24)
+    changed = frames.clone()
+    changed[..., :4, :4] = 1 - changed[..., :4, :4]  # the first cell
+    same = (tokenizer.encode(frames) == tokenizer.encode(changed)).view(4, 6)
+    assert not same[0, 0]
+    assert same[2:].all() and same[:, 2:].all()
+
+
+def test_frames_are_seen_as_differences_to_the_mean_frame(tmp_path):
+    tokenizer = small().eval()
+    frames = torch.rand(2, 3, 16, 24) / 2
+    shift = torch.rand(3, 16, 24) / 2
+    tokens, decoded = tokenizer.encode(frames), tokenizer._pixels(torch.zeros(1, 4, 4, 6))
+    tokenizer.centre_on(tokenizer.mean + shift)
+    assert torch.equal(tokenizer.encode(frames + shift), tokens)
+    assert torch.allclose(
+        tokenizer._pixels(torch.zeros(1, 4, 4, 6)), decoded + shift, rtol=0, atol=1e-6
+    )
+    tokenizer.save_pretrained(tmp_path)
+    assert torch.equal(FrameTokenizer.from_pretrained(tmp_path).mean, tokenizer.mean)
+
+
 def test_wrong_resolution_is_named():
     with pytest.raises(ValueError, match="3, 16, 24"):
         small().encode(torch.rand(1, 3, 16, 16))

@@ -22,6 +22,8 @@ from vidwm.data.datasets import open_dataset
 from vidwm.data.sampler import Window, epoch_order, split_episodes, windows_of
 from vidwm.device import pick_device
 from vidwm.errors import UserError
+from vidwm.evaluation.strips import strip
+from vidwm.rollout.engine import Sampling, generate
 from vidwm.tokenizer.frame import FrameTokenizer
 from vidwm.training.loop import Stage, fit
 from vidwm.training.run_folder import open_run
@@ -29,11 +31,13 @@ from vidwm.training.runtime import seed_everything
 from vidwm.training.updater import Updater
 from vidwm.world_model.action_embeddings import start_smoothly
 from vidwm.world_model.actions import ActionBins
+from vidwm.world_model.copy_heads import start_copying
 from vidwm.world_model.llama_files import TransformerConfig
 from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import Setting, WorldModel, layout_of
 
 HELDOUT_WINDOWS = 128
+SAMPLE_WINDOWS = 4
 MIN_POSITIONS = 1024
 
 
@@ -84,24 +88,50 @@ class PretrainStage(Stage):
 
     def sequences(self, windows: Sequence[Window]) -> Tensor:
         """Token sequences (B, L) of windows."""
-        layout, skip = self.model.layout, self.model.setting.frame_skip
-        pairs = [self.clips.clip(w.episode, w.start, layout.num_frames, skip) for w in windows]
-        tokens = torch.stack([tokens for tokens, _ in pairs])
-        bins = self.model.actions.encode(torch.stack([actions for _, actions in pairs]))
-        return layout.sequence(tokens, bins).to(self.device)
+        return self.model.layout.sequence(*self._clips(windows))
+
+    def _clips(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, T, N) and action bins (B, T, A) of windows."""
+        frames, skip = self.model.layout.num_frames, self.model.setting.frame_skip
+        pairs = [self.clips.clip(w.episode, w.start, frames, skip) for w in windows]
+        tokens, actions = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        return tokens.to(self.device), self.model.bins(actions)
 
     def evaluate(self) -> dict[str, float]:
         """Loss on fixed held-out windows, in nats per token."""
         if not self.heldout:
             return {}
-        count = min(HELDOUT_WINDOWS, len(self.heldout))
-        chosen = [self.heldout[i * len(self.heldout) // count] for i in range(count)]
-        parts = self.sequences(chosen).split(32)
-        losses = [self.loss(part) * len(part) for part in parts]
-        return {"heldout_loss": float(torch.stack(losses).sum()) / count}
+        parts = self.sequences(self._spread(HELDOUT_WINDOWS)).split(32)
+        losses = torch.stack([self.loss(part) * len(part) for part in parts])
+        return {"heldout_loss": float(losses.sum()) / sum(map(len, parts))}
 
     def sample_videos(self) -> Mapping[str, Tensor]:
-        return {}
+        """Strips of held-out predictions: context, truth, prediction, difference.
+
+        All of them decoded from tokens, so what the tokenizer loses is in none of the differences.
+        """
+        if not self.heldout:
+            return {}
+        model, c = self.model, self.model.setting.context_frames
+        tokens, bins = self._clips(self._spread(SAMPLE_WINDOWS))
+        rollouts = generate(
+            model.transformer,
+            model.layout,
+            tokens[:, :c],
+            bins,
+            group_size=1,
+            keys=torch.arange(len(tokens)),
+            sampling=Sampling(seed=self.config.seed),
+        )
+        true, predicted = model.decode(tokens).cpu(), model.decode(rollouts.tokens[:, 0]).cpu()
+        return {
+            f"heldout_{i}": strip(true[i, :c], true[i, c:], predicted[i]) for i in range(len(true))
+        }
+
+    def _spread(self, count: int) -> list[Window]:
+        """Up to `count` held-out windows, evenly spread over all."""
+        count = min(count, len(self.heldout))
+        return [self.heldout[i * len(self.heldout) // count] for i in range(count)]
 
     def export(self, directory: Path) -> None:
         self.model.save_pretrained(directory)
@@ -160,13 +190,14 @@ def new_world_model(
             intermediate_size=config.intermediate_size or _round_up(config.hidden_size * 8 // 3),
             num_hidden_layers=config.num_layers,
             num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads or config.num_heads,
             max_position_embeddings=max(MIN_POSITIONS, layout.sequence_length),
             bos_token_id=layout.bos,
             eos_token_id=layout.eos,
         )
     )
     start_smoothly(transformer.model.embed_tokens.weight, layout)
+    start_copying(transformer, layout)
     return WorldModel(tokenizer, transformer, actions, setting)
 
 

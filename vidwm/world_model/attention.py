@@ -20,10 +20,14 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 Prefix = Sequence[tuple[Tensor, Tensor]]
 
 
+def rope_frequencies(head_dim: int, theta: float) -> Tensor:
+    """Radians per position of each rotated pair, (head_dim / 2,) float32."""
+    return theta ** -(torch.arange(0, head_dim, 2).float() / head_dim)
+
+
 def rope_tables(head_dim: int, positions: int, theta: float) -> tuple[Tensor, Tensor]:
     """cos and sin, each (positions, head_dim) float32, both halves alike (Llama's order)."""
-    frequencies = theta ** -(torch.arange(0, head_dim, 2).float() / head_dim)
-    angles = torch.arange(positions).float()[:, None] * frequencies
+    angles = torch.arange(positions).float()[:, None] * rope_frequencies(head_dim, theta)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
