@@ -42,7 +42,7 @@ from vidwm.world_model.likelihood import sequence_logprobs
 from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import WorldModel
 
-HELDOUT_CONTEXTS = 16
+HELDOUT_CONTEXTS = 64
 SEED_STRIDE = 1_000_003
 
 
