@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import subprocess
 import sys
 import types
@@ -152,6 +153,12 @@ def test_a_mistake_is_exit_code_2_and_one_sentence(
     [
         (UserError("No data."), 2, "vidwm: error: No data.\n"),
         (KeyboardInterrupt(), 130, "vidwm: interrupted\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "report.md"),
+            2,
+            "vidwm: error: No space left on device; free some "
+            "([Errno 28] No space left on device: 'report.md').\n",
+        ),
     ],
 )
 def test_what_a_command_raises(

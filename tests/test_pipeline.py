@@ -77,7 +77,10 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 
 def weights(folder: Path) -> dict:
-    return load_file(folder / "checkpoints/last/model/transformer/model.safetensors")
+    """Of what the run exported: a world model's transformer, or a tokenizer."""
+    model = folder / "checkpoints/last/model"
+    file = model / "transformer/model.safetensors"
+    return load_file(file if file.exists() else model / "model.safetensors")
 
 
 def test_finetuning_logs_what_it_promises(trained):
@@ -123,10 +126,46 @@ def test_tokens_are_cached_and_reused(trained, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == shards
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_changed_recording_is_tokenised_anew(trained, tmp_path):
+    data = shutil.copytree(trained / "data", tmp_path / "data")
+    cache = tmp_path / "tokens"
+    words = (
+        *("pretrain", "--data", data, *PRETRAIN, "--steps", 1),
+        *("--tokenizer", trained / "tokenizer/checkpoints/last/model", "--cache_dir", cache),
+    )
+    run(*words, "--output_dir", tmp_path / "first")
+    file = data / "episode_0.npz"
+    arrays = dict(np.load(file))
+    size = file.stat().st_size
+    np.savez(file, image=arrays["image"], action=arrays["action"] + 1)
+    assert file.stat().st_size == size
+    run(*words, "--output_dir", tmp_path / "second")
+    first, second = (load_file(next(f.glob("*.safetensors"))) for f in by_age(cache))
+    assert (second["0/actions"] - first["0/actions"]).unique().tolist() == [1.0]
+
+
+def by_age(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_the_first_ratio_is_one_whatever_the_number_of_updates(trained, tmp_path):
+    for updates in (1, 2):
+        run(
+            *("finetune", "--data", trained / "data", "--reward", "mae=1", "--batch_size", 2),
+            *("--group_size", 4, "--num_iterations", updates, "--learning_rate", 1e-12),
+            *("--model", trained / "pretrain/checkpoints/last/model", "--steps", 1),
+            *("--precision", "bf16", "--output_dir", tmp_path / str(updates)),
+        )
+        logged = metrics(tmp_path / str(updates))[0]
+        assert logged["ratio"] == 1 and logged["clip_fraction"] == 0
+        assert 0 < logged["sampler_gap"] < 0.1
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "pretrain", "finetune"])
 def test_a_resumed_run_equals_an_uninterrupted_one(trained, tmp_path, stage):
-    steps = {"pretrain": 3, "finetune": 2}[stage]
+    steps = {"tokenizer": 3, "pretrain": 3, "finetune": 2}[stage]
     start = {
+        "tokenizer": TOKENIZER,
         "pretrain": (*PRETRAIN, "--tokenizer", trained / "tokenizer/checkpoints/last/model"),
         "finetune": (*FINETUNE, "--model", trained / "pretrain/checkpoints/last/model"),
     }[stage]
@@ -193,9 +232,43 @@ def test_another_resolution_is_refused_unless_resized(trained, tmp_path, capsys)
         np.savez(folder / f"{index}.npz", image=video, action=np.zeros((8, 2), np.float32))
     model = trained / "pretrain/checkpoints/last/model"
     command = ("evaluate", "--data", folder, "--model", model, "--bootstrap", 100)
-    message = fails(capsys, *command, "--output_dir", tmp_path / "x")
-    assert "32x32" in message and "16x16" in message and "--resize" in message
-    run(*command, "--output_dir", tmp_path / "x", "--resize")
+    pretrain = ("pretrain", "--data", folder, *PRETRAIN, "--steps", 1)
+    tokenizer = ("--tokenizer", trained / "tokenizer/checkpoints/last/model")
+    for words in (command, (*pretrain, *tokenizer)):
+        message = fails(capsys, *words, "--output_dir", tmp_path / words[0])
+        assert "32x32" in message and "16x16" in message and "--resize" in message
+        run(*words, "--output_dir", tmp_path / words[0], "--resize")
+
+
+@pytest.mark.parametrize("what", ["missing", "unknown", "truncated", "nan"])
+def test_data_that_cannot_be_used_is_exit_code_2(trained, tmp_path, capsys, what):
+    data = tmp_path / "data"
+    if what == "unknown":
+        data.mkdir()
+        (data / "notes.txt").write_text("nothing to see")
+    elif what != "missing":
+        shutil.copytree(trained / "data", data)
+        file = data / "episode_0.npz"
+        if what == "truncated":
+            file.write_bytes(file.read_bytes()[:500])
+        else:
+            arrays = dict(np.load(file))
+            arrays["action"][2] = np.nan
+            np.savez(file, **arrays)
+    message = fails(
+        *(capsys, "tokenizer", "--data", data, *TOKENIZER, "--steps", 1),
+        *("--output_dir", tmp_path / "run"),
+    )
+    assert str(data) in message or "episode_0" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_do_not_fit_are_told_before_anything_is_read(tmp_path, capsys):
+    message = fails(
+        *(capsys, "pretrain", "--data", "absent", "--tokenizer", "absent", "--num_heads", 4),
+        *("--num_kv_heads", 3, "--output_dir", tmp_path / "run"),
+    )
+    assert "num_kv_heads" in message
 
 
 def test_a_run_is_not_overwritten(trained, capsys):

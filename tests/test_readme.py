@@ -18,7 +18,7 @@ COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").spli
 
 # The smallest settings that still walk the whole way.
 QUICK = {
-    "tokenizer": "--steps 2 --batch_size 4 --height 16 --width 16 --widths [8,16] --downsample 8 "
+    "tokenizer": "--steps 2 --batch_size 4 --widths [8,16] --downsample 8 "
     "--blocks 1 --fsq_levels [4,4] --perceptual_weight 0",
     "pretrain": "--steps 2 --batch_size 2 --hidden_size 16 --num_layers 1 --num_heads 2",
     "finetune": "--steps 1 --batch_size 2 --group_size 2 --reward mae=1",

@@ -239,11 +239,11 @@ def recordings(args: argparse.Namespace) -> Iterator[Recording]:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="folder to create")
-    parser.add_argument("--episodes", type=int, default=240)
+    parser.add_argument("--episodes", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=64, help="pixels; must divide 256")
     parser.add_argument("--workers", type=int, default=2, help="simulator processes")
-    parser.add_argument("--crf", type=int, default=11, help="H.264 quality, 0 (lossless) to 51")
+    parser.add_argument("--crf", type=int, default=17, help="H.264 quality, 0 (lossless) to 51")
     args = parser.parse_args()
     if args.size < 16 or RENDER_SIZE % args.size:
         parser.error(f"--size {args.size} must divide {RENDER_SIZE} and be at least 16")

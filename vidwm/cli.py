@@ -7,6 +7,7 @@ answer at once, without torch. A user's mistake ends as one sentence and exit co
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -85,6 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (`| head`) has gone: nothing more can be said, not even at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"vidwm: error: No space left on device; free some ({error}).", file=sys.stderr)
+        return 2
     return 0
 
 

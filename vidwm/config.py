@@ -126,7 +126,7 @@ class TrainOptions(MachineOptions):
     grad_clip: float = option(1.0, "largest gradient norm", above=0)
     ema_decay: float = option(0.0, "average of weights to save (0: none)", at_least=0, below=1)
     precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", "auto: bf16 where the device has it"
+        "auto", "auto: bf16 where the device is faster in it"
     )
     save_every: int = option(1000, "steps between checkpoints (0: only the last)", at_least=0)
     log_every: int = option(10, "steps between log lines", at_least=1)
@@ -156,8 +156,8 @@ class TokenizerConfig(NewModelOptions, TrainOptions):
     steps: int = option(10_000, "optimisation steps", at_least=1)
     batch_size: int = option(32, "frames per step", at_least=1)
     learning_rate: float = option(3e-4, "peak learning rate of AdamW", above=0)
-    height: int = option(64, "frame height in pixels", at_least=1)
-    width: int = option(64, "frame width in pixels", at_least=1)
+    height: int = option(0, "frame height in pixels (0: as recorded)", at_least=0)
+    width: int = option(0, "frame width in pixels (0: as recorded)", at_least=0)
     quantizer: Literal["fsq", "vq"] = option("fsq", "fsq: a fixed grid; vq: a learned codebook")
     fsq_levels: tuple[int, ...] = option((8, 5, 5, 5), "levels per channel of fsq", at_least=2)
     codebook_size: int = option(1024, "codes of vq", at_least=2)
@@ -171,7 +171,7 @@ class TokenizerConfig(NewModelOptions, TrainOptions):
     mse_weight: float = option(0.0, "weight of the squared error", at_least=0)
     adversarial_weight: float = option(0.0, "weight of the adversarial loss", at_least=0)
     adversarial_start: int = option(0, "step at which the adversarial loss sets in", at_least=0)
-    init_from: Path | None = option(None, "tokenizer folder to start from")
+    init_from: Path | None = option(None, "tokenizer folder to start from; its network is kept")
 
     @property
     def patch(self) -> int:
@@ -213,14 +213,20 @@ class PretrainConfig(NewModelOptions, TrainOptions):
     cache_dir: Path | None = option(None, "token cache (none: tokens/ beside output_dir)")
     micro_batch: int = option(0, "clips per backward pass (0: batch_size)", at_least=0)
     eval_every: int = option(500, "steps between held-out losses (0: none)", at_least=0)
+    resize: bool = option(False, "resize frames to the tokenizer's size instead of failing")
 
     def conflicts(self) -> list[str]:
+        problems = []
         if self.hidden_size % (2 * self.num_heads):
-            return [
+            problems.append(
                 f"hidden_size must be a multiple of 2 * num_heads = {2 * self.num_heads} "
                 f"(rotary positions turn pairs), got {self.hidden_size}."
-            ]
-        return []
+            )
+        if self.num_kv_heads and self.num_heads % self.num_kv_heads:
+            problems.append(
+                f"num_kv_heads must divide num_heads = {self.num_heads}, got {self.num_kv_heads}."
+            )
+        return problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +251,8 @@ class FinetuneConfig(GivenModelOptions, TrainOptions):
     micro_batch: int = option(0, "contexts per backward pass (0: all at once)", at_least=0)
     horizon: int = option(0, "frames to predict (0: the model's)", at_least=0)
     min_spread: float = option(1e-6, "groups with less reward deviation are dropped", at_least=0)
-    eval_every: int = option(0, "steps between held-out scores (0: none)", at_least=0)
+    eval_every: int = option(25, "steps between held-out scores (0: none)", at_least=0)
+    log_every: int = option(1, "steps between log lines", at_least=1)
 
     def conflicts(self) -> list[str]:
         if self.batch_size % self.mini_batches:

@@ -15,11 +15,13 @@ import yaml
 from torch import nn
 
 from vidwm.config import TrainOptions
+from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.training.checkpoint import read_checkpoint
 from vidwm.training.ema import Ema
 from vidwm.training.loop import NonFiniteLoss, Stage, fit, prepare
 from vidwm.training.run_folder import open_run
+from vidwm.training.runtime import pick_precision
 from vidwm.training.tracker import Tracker
 from vidwm.training.updater import learning_rate
 
@@ -323,7 +325,9 @@ def test_what_a_run_records(tmp_path):
     history = [json.loads(r) for r in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     assert [(h["from_step"], h["seed"]) for h in history] == [(0, 3), (2, 3)]
     assert history[0]["config"] == config
-    assert {"commit", "vidwm", "command", "torch"} <= history[0].keys()
+    assert {"commit", "vidwm", "command", "machine"} <= history[0].keys()
+    assert history[0]["device"] == "cpu"
+    assert history[0]["precision"] == pick_precision("auto", pick_device("cpu"))
 
 
 def test_a_run_folder_is_never_overwritten(tmp_path):

@@ -24,9 +24,9 @@ def new_transformer(layout: Layout, heads: int, kv_heads: int) -> Transformer:
     )
 
 
-@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (2, 1), (2, 2), (4, 2)])
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_a_new_model_predicts_the_previous_frame(heads, kv_heads, horizon):
+def test_a_new_model_looks_at_the_same_place_of_the_previous_frame(heads, kv_heads, horizon):
     layout = Layout(
         tokens_per_frame=16,
         codebook_size=40,
@@ -37,25 +37,23 @@ def test_a_new_model_predicts_the_previous_frame(heads, kv_heads, horizon):
     )
     transformer = new_transformer(layout, heads, kv_heads)
     tokens = torch.randint(0, 40, (8, layout.num_frames, 16))
-    bins = torch.randint(0, 8, (8, layout.num_frames, 3))
-    ids = layout.sequence(tokens, bins)
+    ids = layout.sequence(tokens, torch.randint(0, 8, (8, layout.num_frames, 3)))
+    # The two heads are equally loud and a place apart, so the copy is one of the two likeliest.
+    candidates = 1 if horizon == 1 or heads == 1 else 2
 
-    # One head looks back as the first predicted frame must, the other as all later ones must; where
-    # both exist they disagree by one place.
-    places = layout.logit_positions()
-    sources = [ids[:, places - 19]] if horizon == 1 else [ids[:, places - 19], ids[:, places - 18]]
-    assert torch.equal(sources[-1][:, -16:], tokens[:, -2])
-
-    def share_copied() -> float:
+    def share_copied() -> torch.Tensor:
+        """Of each predicted frame."""
         with torch.no_grad():
             logits = transformer(ids, layout.logit_positions())[..., :40]
-        predicted = logits.argmax(dim=-1)
-        hits = torch.stack([predicted == source for source in sources]).any(dim=0)
-        return float(hits.float().mean())
+        likeliest = logits.topk(candidates, dim=-1).indices.unflatten(1, (horizon, 16))
+        hits = (likeliest == tokens[:, 1:-1, :, None]).any(dim=-1)
+        return hits.float().mean(dim=(0, 2))
 
-    assert share_copied() < 0.15
+    assert share_copied().max() < 0.2
     start_copying(transformer, layout)
-    assert share_copied() > 0.9
+    # A single head of a longer horizon has the distance of the later frames.
+    served = share_copied() if heads > 1 or horizon == 1 else share_copied()[1:]
+    assert served.min() > 0.9
 
 
 def test_every_weight_still_gets_a_gradient():

@@ -2,7 +2,8 @@
 
 Encoding frames costs more than training the transformer on them, so the tokens of every episode are
 written to safetensors shards beside its actions. The folder's name is a hash of the tokenizer and
-of the data (file names, sizes, episodes, camera), so a changed tokenizer never meets old tokens.
+of the data (names, sizes and times of its files, episodes, camera), so a changed tokenizer never
+meets old tokens, nor a changed recording its old ones.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def tokenise(
 def _key(dataset: EpisodeDataset, size: tuple[int, int], fingerprint: str) -> str:
     root = dataset.path
     files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    listing = [(p.relative_to(root.parent).as_posix(), p.stat().st_size) for p in files]
+    stats = [(path, path.stat()) for path in files]
+    listing = [(p.relative_to(root.parent).as_posix(), s.st_size, s.st_mtime_ns) for p, s in stats]
     camera = getattr(dataset, "camera", None)
     facts = [listing, list(dataset.episode_ids), list(dataset.lengths), camera, size, fingerprint]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
@@ -105,8 +107,13 @@ def _write_shard(
         tensors[f"{index}/tokens"] = torch.cat(parts).int()
         tensors[f"{index}/actions"] = torch.from_numpy(episode.actions)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(tensors, partial)
-    os.replace(partial, path)
+    try:
+        save_file(tensors, partial)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"Cannot write the token cache {path}: {error}.") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_shard(path: Path) -> dict[str, Tensor]:

@@ -171,6 +171,22 @@ class ClipSource:
         return entry
 
 
+def evenly_spread(total: int, count: int) -> list[int]:
+    """Up to `count` of the numbers 0 .. total-1, evenly spaced from 0 on."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
+def check_frame_size(dataset: EpisodeDataset, size: tuple[int, int], *, resize: bool) -> None:
+    """UserError when the first episode's frames are not of `size` (H, W) and may not be resized."""
+    found = dataset.episode(0).frames.shape[2:]
+    if found != size and not resize:
+        raise UserError(
+            f"{dataset.path}: frames are {found[0]}x{found[1]}, the model expects "
+            f"{size[0]}x{size[1]}; pass --resize to scale them."
+        )
+
+
 def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:
     """(T, 3, H, W) uint8 -> (T, 3, *size) uint8, bilinear with antialiasing."""
     if tuple(frames.shape[-2:]) == tuple(size):

@@ -7,25 +7,24 @@ from collections.abc import Sequence
 from vidwm.config import GivenModelOptions
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.datasets import open_dataset
-from vidwm.data.sampler import ClipSource, split_episodes
+from vidwm.data.sampler import ClipSource, check_frame_size, split_episodes
 from vidwm.errors import UserError
 from vidwm.world_model.world_model import WorldModel
 
 
 def open_sources(
     options: GivenModelOptions, model: WorldModel, horizon: int = 0
-) -> tuple[ClipSource, ClipSource]:
+) -> tuple[ClipSource, ClipSource | None]:
     """Windows of the training and of the held-out episodes, at the model's size and frame skip.
 
-    horizon: frames to predict (0: the model's). UserError when resolution or actions do not fit,
-    or no episode is long enough; both sources are the same if the model holds
-    out nothing.
+    horizon: frames to predict (0: the model's). None if the model holds out nothing. UserError when
+    resolution or actions do not fit, or no episode is long enough.
     """
     dataset = open_fitting(options, model)
     train, heldout = split_of(model, dataset)
     return (
         clip_source(dataset, model, train, horizon),
-        clip_source(dataset, model, heldout or train, horizon),
+        clip_source(dataset, model, heldout, horizon) if heldout else None,
     )
 
 
@@ -63,13 +62,8 @@ def clip_source(
 
 def check_fits(dataset: EpisodeDataset, model: WorldModel, *, resize: bool) -> None:
     """UserError when the first episode's frames or actions are not what the model was made for."""
+    check_frame_size(dataset, model.size, resize=resize)
     episode = dataset.episode(0)
-    height, width = episode.frames.shape[2:]
-    if (height, width) != model.size and not resize:
-        raise UserError(
-            f"{dataset.path}: frames are {height}x{width}, the model expects "
-            f"{model.size[0]}x{model.size[1]}; pass --resize to scale them."
-        )
     actions = episode.actions.shape[1] * model.setting.frame_skip
     if actions != model.actions.action_dims:
         raise UserError(

@@ -40,7 +40,7 @@ class GridBias(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width, *grid))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.bias
+        return x + self.bias.to(x.dtype)
 
 
 class PointwiseBlock(nn.Module):

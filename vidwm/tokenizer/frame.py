@@ -43,7 +43,8 @@ class FrameTokenizerConfig:
         if self.height % self.downsample or self.width % self.downsample:
             raise UserError(
                 f"A frame of {self.height}x{self.width} cannot be cut into cells of "
-                f"{self.downsample}x{self.downsample} pixels; choose other sizes, patch or widths."
+                f"{self.downsample}x{self.downsample} pixels; give another height and width, or "
+                f"another downsample."
             )
 
     @property

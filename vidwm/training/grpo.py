@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vidwm.config import FinetuneConfig
 from vidwm.data.clip import ClipBatch
-from vidwm.data.sampler import ClipSource, epoch_order
+from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread
 from vidwm.device import pick_device
 from vidwm.evaluation.repetition import repetition_rate
 from vidwm.evaluation.sources import open_sources
@@ -43,6 +43,7 @@ from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import WorldModel
 
 HELDOUT_CONTEXTS = 64
+SAMPLE_CONTEXTS = 4
 SEED_STRIDE = 1_000_003
 
 
@@ -53,7 +54,8 @@ class Experience:
     context: Tensor  # (B, c, N) tokens
     bins: Tensor  # (B, T, A)
     tokens: Tensor  # (B, G, h, N)
-    old_logprobs: Tensor  # (B, G, h * N)
+    sampled_logprobs: Tensor  # (B, G, h * N), as the sampler found them
+    old_logprobs: Tensor  # (B, G, h * N), of the policy before this step's updates
     ref_logprobs: Tensor | None  # (B, G, h * N)
     advantages: Tensor  # (B, G)
 
@@ -79,7 +81,11 @@ class GrpoStage(Stage):
     name = "finetune"
 
     def __init__(
-        self, model: WorldModel, train: ClipSource, heldout: ClipSource, config: FinetuneConfig
+        self,
+        model: WorldModel,
+        train: ClipSource,
+        heldout: ClipSource | None,
+        config: FinetuneConfig,
     ) -> None:
         self.model, self.train, self.heldout, self.config = model, train, heldout, config
         self.fps = model.setting.model_fps
@@ -145,13 +151,16 @@ class GrpoStage(Stage):
             rewards = reward(metrics, self.weights)
         ref_logprobs = None
         if config.beta > 0:
-            with watch.phase("reference"), torch.no_grad(), updater.autocast():
-                parts = torch.arange(len(batch)).split(config.micro_batch or len(batch))
-                ref_logprobs = torch.cat(
-                    [
-                        self.logprobs(self.reference, rollouts.tokens[p], context[p], bins[p])[0]
-                        for p in parts
-                    ]
+            with watch.phase("reference"):
+                ref_logprobs = self._fixed_logprobs(
+                    self.reference, rollouts.tokens, context, bins, updater
+                )
+        old_logprobs = rollouts.logprobs.flatten(2)
+        if not self.single_update:
+            # What the trainer itself finds, lest rounding (bf16) move the first ratio from 1.
+            with watch.phase("old_logprobs"):
+                old_logprobs = self._fixed_logprobs(
+                    model.transformer, rollouts.tokens, context, bins, updater
                 )
         spread = rewards.std(dim=1)
         scaled = advantages(rewards, config.scale_rewards)
@@ -159,7 +168,8 @@ class GrpoStage(Stage):
             context=context,
             bins=bins,
             tokens=rollouts.tokens,
-            old_logprobs=rollouts.logprobs.flatten(2),
+            sampled_logprobs=rollouts.logprobs.flatten(2),
+            old_logprobs=old_logprobs,
             ref_logprobs=ref_logprobs,
             advantages=scaled * (spread > config.min_spread)[:, None],
         )
@@ -183,6 +193,22 @@ class GrpoStage(Stage):
             temperature=self.config.temperature,
         )
         return values.flatten(2), entropy.flatten(2)
+
+    @torch.no_grad()
+    def _fixed_logprobs(
+        self,
+        transformer: Transformer,
+        tokens: Tensor,
+        context: Tensor,
+        bins: Tensor,
+        updater: Updater,
+    ) -> Tensor:
+        """Log-probabilities (B, G, h * N) without gradients, in the precision of training."""
+        parts = torch.arange(len(tokens)).split(self.config.micro_batch or len(tokens))
+        with updater.autocast():
+            return torch.cat(
+                [self.logprobs(transformer, tokens[p], context[p], bins[p])[0] for p in parts]
+            )
 
     def update(
         self, experience: Experience, kept: Tensor, updater: Updater
@@ -227,14 +253,13 @@ class GrpoStage(Stage):
             experience.context[rows],
             experience.bins[rows],
         )
-        sampled = experience.old_logprobs[rows]
-        old = logprobs.detach() if self.single_update else sampled
+        old = logprobs.detach() if self.single_update else experience.old_logprobs[rows]
         losses, ratio, clipped = policy_losses(logprobs, old, experience.advantages[rows], settings)
         sums = {
             "ratio": ratio,
             "clip_fraction": clipped.float(),
             "entropy": entropy,
-            "sampler_gap": (logprobs - sampled).abs(),
+            "sampler_gap": (old - experience.sampled_logprobs[rows]).abs(),
         }
         if experience.ref_logprobs is not None:
             kl = kl_estimate(logprobs, experience.ref_logprobs[rows], settings.kl_estimator)
@@ -244,7 +269,9 @@ class GrpoStage(Stage):
 
     def evaluate(self) -> dict[str, float]:
         """Reward and its parts on fixed held-out contexts, one future each."""
-        batch = self._heldout_batch(HELDOUT_CONTEXTS)
+        if self.heldout is None:
+            return {}
+        batch = _spread_batch(self.heldout, HELDOUT_CONTEXTS)
         tokens, truth = self._predict(batch, group_size=1)
         metrics = self.scorer.score(tokens, truth)
         scores = {f"heldout_{name}": float(value.mean()) for name, value in metrics.items()}
@@ -252,7 +279,9 @@ class GrpoStage(Stage):
 
     def sample_videos(self) -> Mapping[str, Tensor]:
         """Strips of held-out predictions: context, truth, prediction, difference."""
-        batch = self._heldout_batch(4)
+        if self.heldout is None:
+            return {}
+        batch = _spread_batch(self.heldout, SAMPLE_CONTEXTS)
         tokens, truth = self._predict(batch, group_size=1)
         predicted = self.model.decode(tokens[:, 0])
         context = batch.float_frames()[:, : self.model.setting.context_frames]
@@ -276,13 +305,12 @@ class GrpoStage(Stage):
         )
         return rollouts.tokens, frames[:, model.setting.context_frames :]
 
-    def _heldout_batch(self, count: int) -> ClipBatch:
-        total = len(self.heldout.windows)
-        count = min(count, total)
-        return self.heldout.batch([i * total // count for i in range(count)])
-
     def export(self, directory: Path) -> None:
         self.model.save_pretrained(directory)
+
+
+def _spread_batch(source: ClipSource, count: int) -> ClipBatch:
+    return source.batch(evenly_spread(len(source.windows), count))
 
 
 def finetune(config: FinetuneConfig) -> Path:

@@ -19,7 +19,14 @@ from vidwm.config import PretrainConfig
 from vidwm.data.cache import TokenClips, tokenise
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.datasets import open_dataset
-from vidwm.data.sampler import Window, epoch_order, split_episodes, windows_of
+from vidwm.data.sampler import (
+    Window,
+    check_frame_size,
+    epoch_order,
+    evenly_spread,
+    split_episodes,
+    windows_of,
+)
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.evaluation.strips import strip
@@ -88,14 +95,14 @@ class PretrainStage(Stage):
 
     def sequences(self, windows: Sequence[Window]) -> Tensor:
         """Token sequences (B, L) of windows."""
-        return self.model.layout.sequence(*self._clips(windows))
+        return self.model.layout.sequence(*self._clips(windows)).to(self.device)
 
     def _clips(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
         """Tokens (B, T, N) and action bins (B, T, A) of windows."""
         frames, skip = self.model.layout.num_frames, self.model.setting.frame_skip
         pairs = [self.clips.clip(w.episode, w.start, frames, skip) for w in windows]
         tokens, actions = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-        return tokens.to(self.device), self.model.bins(actions)
+        return tokens, self.model.actions.encode(actions)
 
     def evaluate(self) -> dict[str, float]:
         """Loss on fixed held-out windows, in nats per token."""
@@ -123,15 +130,15 @@ class PretrainStage(Stage):
             keys=torch.arange(len(tokens)),
             sampling=Sampling(seed=self.config.seed),
         )
-        true, predicted = model.decode(tokens).cpu(), model.decode(rollouts.tokens[:, 0]).cpu()
+        true = model.decode(tokens.to(self.device)).cpu()
+        predicted = model.decode(rollouts.tokens[:, 0]).cpu()
         return {
             f"heldout_{i}": strip(true[i, :c], true[i, c:], predicted[i]) for i in range(len(true))
         }
 
     def _spread(self, count: int) -> list[Window]:
         """Up to `count` held-out windows, evenly spread over all."""
-        count = min(count, len(self.heldout))
-        return [self.heldout[i * len(self.heldout) // count] for i in range(count)]
+        return [self.heldout[i] for i in evenly_spread(len(self.heldout), count)]
 
     def export(self, directory: Path) -> None:
         self.model.save_pretrained(directory)
@@ -142,10 +149,12 @@ def pretrain(config: PretrainConfig) -> Path:
     run = open_run(config.output_dir, resume=config.resume)
     dataset = open_dataset(config.data, camera=config.camera, split=config.split)
     tokenizer = FrameTokenizer.from_pretrained(config.tokenizer).to(pick_device(config.device))
+    size = (tokenizer.height, tokenizer.width)
+    check_frame_size(dataset, size, resize=config.resize)
     clips = tokenise(
         dataset,
         lambda frames: tokenizer.encode(frames.to(pick_device(config.device))),
-        size=(tokenizer.height, tokenizer.width),
+        size=size,
         fingerprint=fingerprint(config.tokenizer),
         directory=config.cache_dir or config.output_dir.parent / "tokens",
     )

@@ -1,7 +1,8 @@
 """The run folder: what a run leaves on disk, and the rule that none of it is overwritten.
 
 config.yaml      the resolved configuration, as --config reads it
-history.jsonl    a line for each start and resume: when, version, commit, seed, command, config
+history.jsonl    a line for each start and resume: when, version, commit, machine, precision, seed,
+                 command, config
 metrics.jsonl  tensorboard/  videos/      written by `tracker.py`
 checkpoints/     written by `checkpoint.py`
 """
@@ -9,20 +10,20 @@ checkpoints/     written by `checkpoint.py`
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from vidwm.config import TrainOptions
+from vidwm.device import pick_device
 from vidwm.errors import UserError
-from vidwm.provenance import git_commit, version
+from vidwm.provenance import git_commit, machine, version
 from vidwm.training.checkpoint import list_checkpoints
+from vidwm.training.runtime import pick_precision
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,16 @@ class RunFolder:
         config = _plain(options)
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         (self.path / "config.yaml").write_text(text, encoding="utf-8")
+        device = pick_device(options.device)
         entry = {
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "from_step": step,
             "seed": options.seed,
             "vidwm": version(),
             "commit": git_commit(),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
+            "machine": machine(),
+            "device": str(device),
+            "precision": pick_precision(options.precision, device),
             "command": sys.argv,
             "config": config,
         }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vidwm.config import TokenizerConfig
 from vidwm.data.datasets import open_dataset
-from vidwm.data.sampler import ClipSource, epoch_order, split_episodes
+from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread, split_episodes
 from vidwm.device import pick_device
 from vidwm.reward.perceptual import load_perceptual
 from vidwm.reward.pixels import mae, psnr
@@ -33,8 +33,9 @@ from vidwm.training.run_folder import open_run
 from vidwm.training.runtime import seed_everything
 from vidwm.training.updater import Updater
 
-HELDOUT_FRAMES = 64
-MEAN_FRAMES = 2048
+HELDOUT_FRAMES = 256
+SAMPLE_FRAMES = 16
+MEAN_EPISODES = 64
 
 
 class TokenizerStage(Stage):
@@ -46,7 +47,7 @@ class TokenizerStage(Stage):
         self,
         tokenizer: FrameTokenizer,
         train: ClipSource,
-        heldout: ClipSource,
+        heldout: ClipSource | None,
         config: TokenizerConfig,
     ) -> None:
         self.tokenizer, self.train, self.heldout, self.config = tokenizer, train, heldout, config
@@ -99,28 +100,34 @@ class TokenizerStage(Stage):
         return loss.detach()
 
     def evaluate(self) -> dict[str, float]:
-        """Reconstruction of held-out frames: PSNR in dB, MAE in [0, 1], perceptual distance."""
-        frames = self._heldout_frames(HELDOUT_FRAMES)
-        decoded = self.tokenizer.decode(self.tokenizer.encode(frames))
+        """Reconstruction of held-out frames: PSNR in dB, MAE in [0, 1], perceptual distance.
+
+        And how much of the codebook their tokens use.
+        """
+        if self.heldout is None:
+            return {}
+        frames, tokens, decoded = self._reconstruct(self.heldout, HELDOUT_FRAMES)
         scores = {
-            "heldout_psnr": float(psnr(decoded, frames).mean()),
-            "heldout_mae": float(mae(decoded, frames).mean()),
+            "psnr": float(psnr(decoded, frames).mean()),
+            "mae": float(mae(decoded, frames).mean()),
+            **codebook_statistics(tokens, self.tokenizer.codebook_size),
         }
         if self.perceptual is not None:
-            scores["heldout_perceptual"] = float(self.perceptual(decoded, frames).mean())
-        return scores
+            scores["perceptual"] = float(self.perceptual(decoded, frames).mean())
+        return {f"heldout_{name}": value for name, value in scores.items()}
 
     def sample_videos(self) -> Mapping[str, Tensor]:
-        """Held-out frames above their reconstructions."""
-        frames = self._heldout_frames(16)
-        decoded = self.tokenizer.decode(self.tokenizer.encode(frames))
+        """Held-out frames (or training frames, if none are held out) above what became of them."""
+        frames, _, decoded = self._reconstruct(self.heldout or self.train, SAMPLE_FRAMES)
         stacked = torch.cat([frames, decoded], dim=-2)
         return {"reconstruction": (stacked * 255).round().byte().cpu()}
 
-    def _heldout_frames(self, count: int) -> Tensor:
-        total = len(self.heldout.windows)
-        chosen = [i * total // count for i in range(count)] if total > count else range(total)
-        return self.heldout.batch(list(chosen)).float_frames()[:, 0].to(self.device)
+    def _reconstruct(self, source: ClipSource, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Some frames of a source, their tokens, and the frames again."""
+        chosen = evenly_spread(len(source.windows), count)
+        frames = source.batch(chosen).float_frames()[:, 0].to(self.device)
+        tokens = self.tokenizer.encode(frames)
+        return frames, tokens, self.tokenizer.decode(tokens)
 
     def export(self, directory: Path) -> None:
         self.tokenizer.save_pretrained(directory)
@@ -132,35 +139,38 @@ def train_tokenizer(config: TokenizerConfig) -> Path:
     dataset = open_dataset(config.data, camera=config.camera, split=config.split)
     train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
     seed_everything(config.seed)
+    frame = dataset.episode(0).frames[0]
     if config.init_from:
         tokenizer = FrameTokenizer.from_pretrained(config.init_from)
     else:
-        tokenizer = FrameTokenizer(network_of(config))
+        tokenizer = FrameTokenizer(network_of(config, frame.shape[1:]))
     size = (tokenizer.height, tokenizer.width)
     sources = [
         ClipSource(dataset, clip_frames=1, frame_skip=1, episodes=episodes, size=size)
-        for episodes in (train, heldout or train)
+        for episodes in (train, heldout)
+        if episodes
     ]
-    if not config.init_from:
+    if not config.init_from and not config.resume:
         tokenizer.centre_on(mean_frame(sources[0]))
-    stage = TokenizerStage(tokenizer, sources[0], sources[1], config)
+    stage = TokenizerStage(tokenizer, sources[0], sources[1] if heldout else None, config)
     return fit(stage, config, run).checkpoint / "model"
 
 
 def mean_frame(source: ClipSource) -> Tensor:
-    """Mean (3, H, W) in [0, 1] of at most `MEAN_FRAMES` frames, evenly spread over the source."""
-    total = len(source.windows)
-    count = min(MEAN_FRAMES, total)
-    parts = torch.tensor([i * total // count for i in range(count)]).split(64)
-    sums = [source.batch(part.tolist()).float_frames().sum(dim=(0, 1)) for part in parts]
-    return torch.stack(sums).sum(dim=0) / count
+    """Mean (3, H, W) in [0, 1] of every frame of at most `MEAN_EPISODES` episodes."""
+    episodes = sorted({window.episode for window in source.windows})
+    chosen = {episodes[i] for i in evenly_spread(len(episodes), MEAN_EPISODES)}
+    numbers = [i for i, window in enumerate(source.windows) if window.episode in chosen]
+    parts = [numbers[i : i + 64] for i in range(0, len(numbers), 64)]
+    sums = [source.batch(part).float_frames().sum(dim=(0, 1)) for part in parts]
+    return torch.stack(sums).sum(dim=0) / len(numbers)
 
 
-def network_of(config: TokenizerConfig) -> FrameTokenizerConfig:
-    """The part of the command's settings that describes the network."""
+def network_of(config: TokenizerConfig, recorded: tuple[int, int]) -> FrameTokenizerConfig:
+    """The part of the settings that describes the network; `recorded` (H, W): the data's frames."""
     return FrameTokenizerConfig(
-        height=config.height,
-        width=config.width,
+        height=config.height or recorded[0],
+        width=config.width or recorded[1],
         patch=config.patch,
         widths=tuple(config.widths),
         blocks=config.blocks,

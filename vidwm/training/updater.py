@@ -39,8 +39,9 @@ def learning_rate(options: TrainOptions, step: int) -> float:
 class Updater:
     """Trains one module, already on its device; raises FloatingPointError on NaN or infinity.
 
-    `grad_norm` is the norm before clipping at the last `apply`. Matrices and kernels decay; biases
-    and gains (one dimension or none) do not. Parameters that need no gradient stay as they are.
+    `grad_norm` is the norm before clipping at the last `apply`. Parameters of two or more
+    dimensions (matrices, kernels, maps) decay; biases and gains do not. Parameters that need no
+    gradient stay as they are.
     """
 
     def __init__(

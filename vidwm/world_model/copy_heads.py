@@ -1,8 +1,9 @@
-"""A head start: a new transformer begins by copying the previous frame.
+"""A head start: a new transformer begins with heads that look back one frame.
 
 Most tokens of a frame are those that stood at the same place one frame earlier. Random weights need
 hundreds of steps to find that out, for it takes an attention head that looks back by exactly one
-frame. So two heads of the first layer are such heads to begin with:
+frame, the induction head of Elhage et al. (A Mathematical Framework for Transformer Circuits, 2021)
+with a fixed distance. So two heads of the first layer are such heads to begin with:
 
     score    q . k = sum_i w^2 cos(f_i (p - s - distance))   has its peak at s = p - distance
     logits   lm_head . norm(W_o W_v embedding(s) + ...)      are largest for the token at s
@@ -10,20 +11,23 @@ frame. So two heads of the first layer are such heads to begin with:
 Before rotation q and k are constant: they read one direction `u` that every embedding gets a share
 of, and rotary positions turn them into a peak. The copied token leaves through other directions
 (`outward`) than it came in by (`inward`), lest the head take the present token for the copy. Two
-heads, because bos makes the way back one longer for the first predicted frame.
-All of it is an initialisation, nothing is frozen.
+heads, because bos makes the way back one longer for the first predicted frame; at first they are
+equally loud, so the copied token and a neighbour of it tie, which training soon settles. With a
+horizon of 1, or with a single attention head, there is one. Nothing is frozen: this is where
+training starts, ours alone and not part of RLVR-World.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from vidwm.world_model.attention import rope_frequencies
 from vidwm.world_model.layout import Layout
-from vidwm.world_model.transformer import Transformer
+from vidwm.world_model.transformer import Block, Transformer
 
 COMMON_SHARE = 0.5  # of the embeddings' energy: what lies along u
 SHARPNESS = 8.0  # nats between the peak of a score and its neighbours
@@ -37,7 +41,7 @@ def start_copying(transformer: Transformer, layout: Layout) -> None:
     """Overwrite weights of the embedding, the first layer's attention and the LM head, in place."""
     config = transformer.config
     width, head_dim, K = config.hidden_size, config.head_dim, layout.codebook_size
-    attention = transformer.model.layers[0].self_attn
+    attention = cast(Block, transformer.model.layers[0]).self_attn
     embedding = transformer.model.embed_tokens.weight
     std = float(embedding.std())
     u = torch.ones(width) / math.sqrt(width)
@@ -53,7 +57,8 @@ def start_copying(transformer: Transformer, layout: Layout) -> None:
     key = torch.cat([weight, torch.zeros_like(weight)])
     inward, outward = _directions(head_dim, u), _directions(head_dim, u)
     loudness = LOUDNESS * std * math.sqrt(width / (head_dim * (1 - COMMON_SHARE)))
-    distances = [layout.block, layout.block - 1][: min(layout.horizon, 2)]
+    # With room for one head only: the distance that most predicted frames need.
+    distances = [layout.block] if layout.horizon == 1 else [layout.block - 1, layout.block]
     for head, distance in enumerate(distances[: config.num_attention_heads]):
         angle = frequencies * distance
         query = torch.cat([weight * angle.cos(), -weight * angle.sin()])
@@ -69,6 +74,6 @@ def start_copying(transformer: Transformer, layout: Layout) -> None:
 
 
 def _directions(count: int, u: Tensor) -> Tensor:
-    """Random orthonormal rows (count, width), all but orthogonal to u."""
+    """Random, nearly orthonormal rows (count, width), each orthogonal to u."""
     rows = torch.linalg.qr(torch.randn(len(u), count))[0].T
     return rows - torch.outer(rows @ u, u)
