@@ -245,6 +245,9 @@ class FinetuneConfig(GivenModelOptions, TrainOptions):
     epsilon_high: float | None = option(None, "how far it may rise (none: epsilon)", above=0)
     delta: float | None = option(3.0, "bound of the ratio where the advantage is negative", above=1)
     loss_type: Literal["grpo", "dr_grpo", "dapo"] = option("grpo", "how token losses are averaged")
+    credit: Literal["rollout", "local"] = option(
+        "rollout", "local: a token answers for the errors near it, in its frame and later ones"
+    )
     scale_rewards: Literal["group", "batch", "none"] = option("group", "whose deviation divides")
     num_iterations: int = option(1, "passes over each rollout batch", at_least=1)
     mini_batches: int = option(1, "updates per pass, each on its share of contexts", at_least=1)

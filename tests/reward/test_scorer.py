@@ -177,3 +177,31 @@ def test_constructor_refuses():
         Scorer(decode, ["maee"])
     with pytest.raises(ValueError, match="chunk must be at least 1"):
         Scorer(decode, ["mae"], chunk=0)
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (2, 8)])
+def test_maps_have_the_metrics_as_their_means(tokens, true, grid):
+    names = ("mae", "mse", "st_lpips_alex")
+    whole = Scorer(decode, names).score(tokens, true)
+    maps = Scorer(decode, names, grid=grid).score(tokens, true)
+    for name in names:
+        assert maps[name].shape == (B, G, T, *grid)
+        torch.testing.assert_close(maps[name].mean(dim=(3, 4)), whole[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_map_says_where_the_error_is():
+    true = torch.full((1, 1, 3, SIZE, SIZE), 0.5)
+    pred = true[:, None].clone()
+    pred[..., :8, 8:16] = 0.9
+    scorer = Scorer(decode, ("mae", "mse", "st_lpips_alex"), grid=(4, 4))
+    maps = {name: value[0, 0, 0] for name, value in scorer.score_frames(pred, true).items()}
+    assert maps["mae"][0, 1] == pytest.approx(0.4) and maps["mae"].sum() == maps["mae"][0, 1]
+    assert maps["mse"][0, 1] == pytest.approx(0.16) and maps["mse"].sum() == maps["mse"][0, 1]
+    # Deep features look far: near the error the distance is large, at the other end small.
+    perceptual = maps["st_lpips_alex"]
+    assert perceptual[:2, :3].min() > 1.5 * perceptual[3].max()
+
+
+def test_a_metric_without_a_map_is_refused():
+    with pytest.raises(UserError, match="ssim is no mean over places"):
+        Scorer(decode, ("mae", "ssim"), grid=(4, 4))

@@ -21,6 +21,15 @@ def test_advantages_by_hand():
     assert torch.equal(advantages(REWARDS, "none")[1], torch.tensor([-2.0, -2.0, 4.0]))
 
 
+def test_a_token_is_compared_with_the_same_token_of_its_group():
+    rewards = torch.tensor([[[1.0, 10.0], [3.0, 10.0]]])  # (1, 2, 2): only the first token differs
+    scaled = advantages(rewards, "group", eps=0)
+    assert torch.allclose(scaled, torch.tensor([[[-1.0, 0.0], [1.0, 0.0]]]))
+    assert torch.allclose(
+        advantages(REWARDS[..., None], "group"), advantages(REWARDS, "group")[..., None]
+    )
+
+
 def test_equal_rewards_have_no_advantage():
     for scale in ("group", "batch", "none"):
         assert advantages(torch.full((2, 4), 0.3), scale).abs().max() == 0
@@ -28,11 +37,11 @@ def test_equal_rewards_have_no_advantage():
 
 def test_first_update_is_the_plain_policy_gradient():
     logprobs = torch.randn(2, 3, 5).requires_grad_()
-    weights = torch.randn(2, 3)
+    weights = torch.randn(2, 3, 1)
     losses, ratio, clipped = policy_losses(logprobs, logprobs.detach(), weights, GrpoSettings())
     assert torch.equal(ratio, torch.ones_like(ratio)) and not clipped.any()
     losses.sum().backward()
-    assert torch.allclose(logprobs.grad, -weights.unsqueeze(-1).expand(2, 3, 5))
+    assert torch.allclose(logprobs.grad, -weights.expand(2, 3, 5))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,7 @@ def test_clipping_by_hand(ratio, advantage, loss, clipped):
     settings = GrpoSettings(epsilon=0.2, epsilon_high=0.28, delta=3.0)
     old = torch.zeros(1, 1, 1)
     new = torch.tensor(ratio).log().view(1, 1, 1)
-    losses, seen, active = policy_losses(new, old, torch.tensor([[advantage]]), settings)
+    losses, seen, active = policy_losses(new, old, torch.tensor([[[advantage]]]), settings)
     assert losses.item() == pytest.approx(loss, rel=1e-5)
     assert seen.item() == pytest.approx(ratio, rel=1e-5) and active.item() == clipped
 
@@ -58,7 +67,7 @@ def test_clipping_by_hand(ratio, advantage, loss, clipped):
 def test_without_delta_a_bad_ratio_is_unbounded():
     new = torch.tensor(9.0).log().view(1, 1, 1)
     settings = GrpoSettings(delta=None)
-    losses, _, _ = policy_losses(new, torch.zeros(1, 1, 1), torch.tensor([[-1.0]]), settings)
+    losses, _, _ = policy_losses(new, torch.zeros(1, 1, 1), torch.tensor([[[-1.0]]]), settings)
     assert losses.item() == pytest.approx(9.0, rel=1e-5)
 
 

@@ -78,8 +78,13 @@ def reward(metrics: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tenso
 
     `metrics` must hold every metric that `weights` names.
     """
+    return mixed(metrics, weights).mean(dim=-1)
+
+
+def mixed(metrics: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The weighted sum of metrics by name, all of one shape, signed so that higher is better."""
     terms = [
-        (weight if name in HIGHER_IS_BETTER else -weight) * metrics[name].mean(dim=-1)
+        (weight if name in HIGHER_IS_BETTER else -weight) * metrics[name]
         for name, weight in weights.items()
     ]
     return torch.stack(terms).sum(dim=0)

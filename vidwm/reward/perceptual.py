@@ -94,6 +94,21 @@ class PerceptualNet(nn.Module):
         ]
         return torch.stack(stages).sum(dim=0)
 
+    def distance_map(
+        self, pred: Sequence[Tensor], true: Sequence[Tensor], grid: tuple[int, int]
+    ) -> Tensor:
+        """Where `distance` comes from: (M, *grid), the share of each cell; their mean is it.
+
+        Stages whose cells do not divide into the grid are spread by area.
+        """
+        cells = []
+        for a, b in zip(pred, true, strict=True):
+            errors = (a - b).square().sum(dim=1, keepdim=True)
+            spread = F.interpolate(errors, size=grid, mode="area")
+            missing = errors.mean(dim=(2, 3), keepdim=True) - spread.mean(dim=(2, 3), keepdim=True)
+            cells.append((spread + missing).squeeze(1))
+        return torch.stack(cells).sum(dim=0)
+
     def forward(self, pred: Tensor, true: Tensor) -> Tensor:
         """Distance (M,) between frames (M, 3, H, W) in [0, 1]; no gradient flows into `true`."""
         with torch.no_grad():

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FRAME_DIMS = (-3, -2, -1)
@@ -41,6 +42,16 @@ def mae(pred: Tensor, true: Tensor) -> Tensor:
 def mse(pred: Tensor, true: Tensor) -> Tensor:
     """Mean squared error, 0..1."""
     return (pred.float() - true.float()).square().mean(FRAME_DIMS)
+
+
+def mae_map(pred: Tensor, true: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mean absolute error of each cell: frames (M, 3, H, W) -> (M, *grid), H and W multiples."""
+    return F.adaptive_avg_pool2d((pred.float() - true.float()).abs().mean(dim=1), grid)
+
+
+def mse_map(pred: Tensor, true: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mean squared error of each cell: frames (M, 3, H, W) -> (M, *grid), H and W multiples."""
+    return F.adaptive_avg_pool2d((pred.float() - true.float()).square().mean(dim=1), grid)
 
 
 def psnr(pred: Tensor, true: Tensor, eps: float = 1e-8) -> Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidwm.errors import UserError
 from vidwm.reward import pixels
 from vidwm.reward.mix import check_metric, network_of
 from vidwm.reward.perceptual import PerceptualNet, load_perceptual
@@ -25,30 +26,52 @@ PIXEL_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "psnr": pixels.psnr,
     "ssim": pixels.ssim,
 }
+PIXEL_MAPS: dict[str, Callable[[Tensor, Tensor, tuple[int, int]], Tensor]] = {
+    "mae": pixels.mae_map,
+    "mse": pixels.mse_map,
+}
+
+
+def has_map(metric: str) -> bool:
+    """Whether a metric is a mean over places, so that each place has its share in it."""
+    return metric not in PIXEL_METRICS or metric in PIXEL_MAPS
 
 
 class Scorer:
     """Scores predictions by the named metrics.
 
     decode: tokens (M, N) int64 -> frames (M, 3, H, W), called with M <= chunk; chunk: the number of
-    frames decoded and compared at a time. UserError on an unknown metric or missing weights.
+    frames decoded and compared at a time; grid (h, w): every metric of a frame becomes a map of
+    that many cells, whose mean is the metric. UserError on an unknown metric, one that has no map
+    where a grid is given, or missing weights.
     """
 
     def __init__(
-        self, decode: Callable[[Tensor], Tensor], metrics: Sequence[str], chunk: int = 64
+        self,
+        decode: Callable[[Tensor], Tensor],
+        metrics: Sequence[str],
+        chunk: int = 64,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         for metric in metrics:
             check_metric(metric)
         if chunk < 1:
             raise ValueError(f"chunk must be at least 1 frame, got {chunk}")
+        if grid and (mapless := [metric for metric in metrics if not has_map(metric)]):
+            raise UserError(
+                f"{mapless[0]} is no mean over places, so no place has a share in it; with local "
+                f"credit use mae, mse or perceptual metrics."
+            )
         self.decode = decode
+        self.grid = grid
         self.metrics = tuple(metrics)
         self.chunk = chunk
         networks = {network_of(metric) for metric in metrics if metric not in PIXEL_METRICS}
         self.networks = {name: load_perceptual(name) for name in sorted(networks)}
 
     def score(self, tokens: Tensor, true: Tensor) -> dict[str, Tensor]:
-        """Metrics by name, each (B, G, T) float32, of tokens (B, G, T, N) int64.
+        """Metrics by name, each (B, G, T) float32 (with a grid (B, G, T, h, w)), of tokens
+        (B, G, T, N) int64.
 
         true (B, T, 3, H, W) float in [0, 1]; ValueError when it is not.
         """
@@ -72,7 +95,8 @@ class Scorer:
             raise ValueError(f"true must be ({B}, {T}, 3, H, W), got {tuple(true.shape)}")
         targets = true.flatten(0, 1)
         pairs = _distinct_pairs(row_of)
-        values = {name: targets.new_empty(len(pairs.row)).float() for name in self.metrics}
+        shape = (len(pairs.row), *(self.grid or ()))
+        values = {name: targets.new_empty(shape).float() for name in self.metrics}
         with torch.inference_mode(), torch.autocast(true.device.type, enabled=False):
             compared = {
                 name: _FeaturePass(network.to(true.device), targets, pairs.place)
@@ -85,11 +109,14 @@ class Scorer:
                 for span in pairs.spans(first, first + len(frames), self.chunk):
                     row, place = pairs.row[span] - first, pairs.place[span]
                     for name in self.metrics:
-                        values[name][span] = (
-                            PIXEL_METRICS[name](frames[row], targets[place])
-                            if name in PIXEL_METRICS
-                            else compared[network_of(name)].distance(row, place, span.start)
-                        )
+                        if name not in PIXEL_METRICS:
+                            features = compared[network_of(name)]
+                            value = features.distance(row, place, span.start, self.grid)
+                        elif self.grid:
+                            value = PIXEL_MAPS[name](frames[row], targets[place], self.grid)
+                        else:
+                            value = PIXEL_METRICS[name](frames[row], targets[place])
+                        values[name][span] = value
         # Gathered outside inference mode: rewards must be usable in a loss.
         return {name: value[pairs.pair_of] for name, value in values.items()}
 
@@ -151,16 +178,21 @@ class _FeaturePass:
         """Take predicted frames (M, 3, H, W) in the place of those before."""
         self.pred_maps = self.net.features(frames)
 
-    def distance(self, rows: Tensor, places: Tensor, now: int) -> Tensor:
-        """Distances (Q,) of loaded frames `rows` to true frames `places`; `now`: the first pair."""
+    def distance(
+        self, rows: Tensor, places: Tensor, now: int, grid: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Distances (Q,) of loaded frames `rows` to true frames `places`; `now`: the first pair.
+
+        With a grid, their maps (Q, *grid).
+        """
         wanted = places.unique()
         missing = wanted[~torch.isin(wanted, self.kept)]
         if len(missing):
             self._fetch(missing, now)
         slots = self.slot[places]
-        return self.net.distance(
-            [stage[rows] for stage in self.pred_maps], [stage[slots] for stage in self.true_maps]
-        )
+        pred = [stage[rows] for stage in self.pred_maps]
+        true = [stage[slots] for stage in self.true_maps]
+        return self.net.distance_map(pred, true, grid) if grid else self.net.distance(pred, true)
 
     def _fetch(self, missing: Tensor, now: int) -> None:
         fresh = self.net.features(self.true[missing])

@@ -25,9 +25,10 @@ from vidwm.device import pick_device
 from vidwm.evaluation.repetition import repetition_rate
 from vidwm.evaluation.sources import open_sources
 from vidwm.evaluation.strips import strip
-from vidwm.reward.mix import parse_reward, reward
+from vidwm.reward.mix import mixed, parse_reward, reward
 from vidwm.reward.scorer import Scorer
 from vidwm.rollout.engine import Sampling, generate
+from vidwm.training.credit import local_rewards
 from vidwm.training.grpo_loss import (
     GrpoSettings,
     advantages,
@@ -57,7 +58,7 @@ class Experience:
     sampled_logprobs: Tensor  # (B, G, h * N), as the sampler found them
     old_logprobs: Tensor  # (B, G, h * N), of the policy before this step's updates
     ref_logprobs: Tensor | None  # (B, G, h * N)
-    advantages: Tensor  # (B, G)
+    advantages: Tensor  # (B, G, h * N), or (B, G, 1) where all tokens share their rollout's
 
 
 class Stopwatch:
@@ -95,7 +96,8 @@ class GrpoStage(Stage):
         self.reference = copy.deepcopy(model.transformer).eval().requires_grad_(False)
         self.modules: dict[str, nn.Module] = {"transformer": model.transformer}
         self.weights = parse_reward(config.reward)
-        self.scorer = Scorer(model.decode, tuple(self.weights))
+        grid = model.tokenizer.config.grid if config.credit == "local" else None
+        self.scorer = Scorer(model.decode, tuple(self.weights), grid=grid)
         self.settings = GrpoSettings(
             epsilon=config.epsilon,
             epsilon_high=config.epsilon if config.epsilon_high is None else config.epsilon_high,
@@ -116,7 +118,7 @@ class GrpoStage(Stage):
         order = epoch_order(len(self.train.windows), config.seed, step, config.batch_size)
         batch = self.train.batch(order)
         experience, logs = self.collect(batch, step, watch, updaters["transformer"])
-        kept = experience.advantages.abs().amax(dim=1) > 0
+        kept = experience.advantages.abs().amax(dim=(1, 2)) > 0
         logs["dropped_groups"] = float((~kept).float().mean())
         with watch.phase("train"):
             logs |= self.update(experience, kept, updaters["transformer"])
@@ -147,8 +149,7 @@ class GrpoStage(Stage):
                 ),
             )
         with watch.phase("reward"):
-            metrics = self.scorer.score(rollouts.tokens, truth)
-            rewards = reward(metrics, self.weights)
+            rewards, metrics, credited = self.judge(rollouts.tokens, truth)
         ref_logprobs = None
         if config.beta > 0:
             with watch.phase("reference"):
@@ -163,7 +164,7 @@ class GrpoStage(Stage):
                     model.transformer, rollouts.tokens, context, bins, updater
                 )
         spread = rewards.std(dim=1)
-        scaled = advantages(rewards, config.scale_rewards)
+        scaled = advantages(credited, config.scale_rewards)
         experience = Experience(
             context=context,
             bins=bins,
@@ -171,7 +172,7 @@ class GrpoStage(Stage):
             sampled_logprobs=rollouts.logprobs.flatten(2),
             old_logprobs=old_logprobs,
             ref_logprobs=ref_logprobs,
-            advantages=scaled * (spread > config.min_spread)[:, None],
+            advantages=scaled * (spread > config.min_spread)[:, None, None],
         )
         logs: dict[str, float | Tensor] = {
             "reward": rewards.mean(),
@@ -179,6 +180,19 @@ class GrpoStage(Stage):
             "repetition_rate": repetition_rate(rollouts.tokens, context[:, -1]),
         }
         return experience, logs | {f"reward_{n}": v.mean() for n, v in metrics.items()}
+
+    def judge(self, tokens: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Rewards (B, G), their metrics (B, G, T), and what tokens are credited with.
+
+        The last is (B, G, T * N), or (B, G, 1) where a rollout's tokens share its reward.
+        """
+        metrics = self.scorer.score(tokens, truth)
+        if self.scorer.grid is None:
+            rewards = reward(metrics, self.weights)
+            return rewards, metrics, rewards[..., None]
+        cells = mixed(metrics, self.weights)
+        metrics = {name: value.mean(dim=(3, 4)) for name, value in metrics.items()}
+        return reward(metrics, self.weights), metrics, local_rewards(cells).flatten(2)
 
     def logprobs(
         self, transformer: Transformer, tokens: Tensor, context: Tensor, bins: Tensor
@@ -273,9 +287,9 @@ class GrpoStage(Stage):
             return {}
         batch = _spread_batch(self.heldout, HELDOUT_CONTEXTS)
         tokens, truth = self._predict(batch, group_size=1)
-        metrics = self.scorer.score(tokens, truth)
+        rewards, metrics, _ = self.judge(tokens, truth)
         scores = {f"heldout_{name}": float(value.mean()) for name, value in metrics.items()}
-        return scores | {"heldout_reward": float(reward(metrics, self.weights).mean())}
+        return scores | {"heldout_reward": float(rewards.mean())}
 
     def sample_videos(self) -> Mapping[str, Tensor]:
         """Strips of held-out predictions: context, truth, prediction, difference."""

@@ -34,14 +34,19 @@ class GrpoSettings:
 
 
 def advantages(rewards: Tensor, scale_rewards: str, eps: float = 1e-6) -> Tensor:
-    """rewards (B, G), higher is better -> advantages (B, G), zero mean in every group.
+    """rewards (B, G) or (B, G, L), higher is better -> advantages like them, zero mean over G.
 
     scale_rewards, as in TRL: `group` divides by the group's deviation, `batch` by that of all
-    rewards of the batch (so that groups that hardly differ stay small), `none` by nothing.
+    rewards of the batch (so that groups that hardly differ stay small), `none` by nothing. With
+    rewards by token (L) a group's deviation is that of all its tokens together, so that places
+    where nothing is at stake stay quiet.
     """
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     if scale_rewards == "group":
-        return centred / (rewards.std(dim=1, keepdim=True) + eps)
+        deviation = centred.square().sum(dim=1, keepdim=True) / (rewards.shape[1] - 1)
+        if rewards.ndim == 3:
+            deviation = deviation.mean(dim=2, keepdim=True)
+        return centred / (deviation.sqrt() + eps)
     if scale_rewards == "batch":
         return centred / (rewards.std() + eps)
     return centred
@@ -65,9 +70,9 @@ def policy_losses(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Clipped surrogate per token, the ratio, and where the clip was active.
 
-    logprobs and old_logprobs (B, G, L), advantages (B, G) -> three times (B, G, L).
+    logprobs and old_logprobs (B, G, L), advantages (B, G, L or 1) -> three times (B, G, L).
     """
-    weights = advantages.unsqueeze(-1)
+    weights = advantages
     ratio = (logprobs - old_logprobs).exp()
     clipped = ratio.clamp(1 - settings.epsilon, 1 + settings.epsilon_high)
     losses = -torch.minimum(ratio * weights, clipped * weights)
