@@ -25,4 +25,5 @@ def test_a_config_loads_is_short_and_has_a_head(file: Path) -> None:
     lines = file.read_text().splitlines()
     assert len(lines) <= 60
     assert lines[0].startswith("#")
+    assert any(" GB on " in line for line in lines if line.startswith("#"))  # time and memory
     assert any(f"vidwm {stage} --config" in line for line in lines if line.startswith("#"))

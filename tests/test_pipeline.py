@@ -161,6 +161,20 @@ def test_the_first_ratio_is_one_whatever_the_number_of_updates(trained, tmp_path
         assert 0 < logged["sampler_gap"] < 0.1
 
 
+def test_credit_changes_the_update_and_not_what_is_rewarded(trained, tmp_path):
+    for credit in ("rollout", "local"):
+        run(
+            *("finetune", "--data", trained / "data", "--reward", "mae=1,mse=2", "--steps", 1),
+            *("--model", trained / "pretrain/checkpoints/last/model", "--batch_size", 2),
+            *("--group_size", 4, "--credit", credit, "--output_dir", tmp_path / credit),
+        )
+    rollout, local = (metrics(tmp_path / credit)[0] for credit in ("rollout", "local"))
+    for name in ("reward", "reward_mae", "reward_mse", "spread"):
+        assert local[name] == pytest.approx(rollout[name], rel=1e-4), name
+    before, after = weights(tmp_path / "rollout"), weights(tmp_path / "local")
+    assert any((before[name] != after[name]).any() for name in before)
+
+
 @pytest.mark.parametrize("stage", ["tokenizer", "pretrain", "finetune"])
 def test_a_resumed_run_equals_an_uninterrupted_one(trained, tmp_path, stage):
     steps = {"tokenizer": 3, "pretrain": 3, "finetune": 2}[stage]

@@ -69,3 +69,7 @@ def test_every_command_of_the_readme_is_known():
         if shlex.split(line, comments=True)[:1]
         and Path(shlex.split(line, comments=True)[0]).name not in known
     ]
+
+
+def test_no_placeholder_was_left():
+    assert not re.findall(r"\b(?:TODO|TBD|FIXME|XXX|[A-Z]+_LINE|([A-Z])\1\1)\b", README)

@@ -9,9 +9,7 @@ reference policy stay frozen. Source: RLVR-World, arXiv 2505.13934, section 4; t
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +36,7 @@ from vidwm.training.grpo_loss import (
 )
 from vidwm.training.loop import Stage, fit
 from vidwm.training.run_folder import open_run
+from vidwm.training.stopwatch import Stopwatch
 from vidwm.training.updater import Updater
 from vidwm.world_model.likelihood import sequence_logprobs
 from vidwm.world_model.transformer import Transformer
@@ -59,21 +58,6 @@ class Experience:
     old_logprobs: Tensor  # (B, G, h * N), of the policy before this step's updates
     ref_logprobs: Tensor | None  # (B, G, h * N)
     advantages: Tensor  # (B, G, h * N), or (B, G, 1) where all tokens share their rollout's
-
-
-class Stopwatch:
-    """Seconds per phase of a step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self.seconds[f"seconds_{name}"] = time.perf_counter() - start
 
 
 class GrpoStage(Stage):
