@@ -4,9 +4,9 @@
 each then hears a signal that is mostly the noise of the others. `local` uses what a reward on
 decoded frames tells for free: errors have a place and a time. A token is given the reward of the
 cells around its own in its frame, and of a region that widens by a cell a frame in the later
-frames, which it can influence; never of earlier ones, which it cannot. The region sums to the
-rollout's reward where it covers everything, so this is the same objective with less variance, up to
-influence beyond the region. Causality alone is the reward-to-go of policy gradients (Sutton and
+frames, which it can influence; never of earlier ones, which it cannot. Where the regions cover
+everything this is the rollout's reward-to-go, times a constant; so it aims at the same objective
+with less variance, up to influence beyond the region. Causality alone is the reward-to-go of policy gradients (Sutton and
 Barto, Reinforcement Learning, 2nd edition, section 13.3); the light cone is ours.
 """
 
