@@ -6,8 +6,9 @@ decoded frames tells for free: errors have a place and a time. A token is given 
 cells around its own in its frame, and of a region that widens by a cell a frame in the later
 frames, which it can influence; never of earlier ones, which it cannot. Where the regions cover
 everything this is the rollout's reward-to-go, times a constant; so it aims at the same objective
-with less variance, up to influence beyond the region. Causality alone is the reward-to-go of policy gradients (Sutton and
-Barto, Reinforcement Learning, 2nd edition, section 13.3); the light cone is ours.
+with less variance, up to influence beyond the region. Causality alone is the reward-to-go of policy
+gradients (Sutton and Barto, Reinforcement Learning, 2nd edition, section 13.3); the widening region
+is ours.
 """
 
 from __future__ import annotations
