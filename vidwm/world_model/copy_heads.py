@@ -1,9 +1,9 @@
 """A head start: a new transformer begins with heads that look back one frame.
 
 Most tokens of a frame are those that stood at the same place one frame earlier. Random weights need
-hundreds of steps to find that out, for it takes an attention head that looks back by exactly one
-frame, the induction head of Elhage et al. (A Mathematical Framework for Transformer Circuits, 2021)
-with a fixed distance. So two heads of the first layer are such heads to begin with:
+more than a hundred steps to find that out, for it takes an attention head that looks back by
+exactly one frame, the induction head of Elhage et al. (A Mathematical Framework for Transformer
+Circuits, 2021) with a fixed distance. So two heads of the first layer are such heads to begin with:
 
     score    q . k = sum_i w^2 cos(f_i (p - s - distance))   has its peak at s = p - distance
     logits   lm_head . norm(W_o W_v embedding(s) + ...)      are largest for the token at s
