@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,7 @@ PRETRAIN = (
 FINETUNE = (
     *("--reward", "mae=1,mse=0.5", "--batch_size", 2, "--group_size", 4, "--num_iterations", 2),
     *("--mini_batches", 2, "--micro_batch", 1, "--learning_rate", 1e-3, "--eval_every", 1),
+    *("--sharpness_rate", 0.05),
 )
 
 
@@ -173,6 +175,22 @@ def test_credit_changes_the_update_and_not_what_is_rewarded(trained, tmp_path):
         assert local[name] == pytest.approx(rollout[name], rel=1e-4), name
     before, after = weights(tmp_path / "rollout"), weights(tmp_path / "local")
     assert any((before[name] != after[name]).any() for name in before)
+
+
+def test_the_policy_learns_how_sure_to_be_and_the_model_saved_is_that_policy(trained, tmp_path):
+    base = trained / "pretrain/checkpoints/last/model"
+    run(
+        *("finetune", "--data", trained / "data", "--model", base, "--reward", "mae=1"),
+        *("--sharpness_rate", 0.1, "--learning_rate", 1e-12, "--steps", 1, "--batch_size", 2),
+        *("--group_size", 4, "--output_dir", tmp_path / "run"),
+    )
+    scale = metrics(tmp_path / "run")[0]["sharpness"]
+    assert abs(math.log(scale)) == pytest.approx(0.1, rel=1e-3)  # Adam's first step
+    name = "model.norm.weight"
+    before = load_file(base / "transformer/model.safetensors")
+    after = load_file(tmp_path / "run/checkpoints/last/model/transformer/model.safetensors")
+    np.testing.assert_allclose(after[name], before[name] * scale, rtol=1e-5)
+    np.testing.assert_allclose(after["lm_head.weight"], before["lm_head.weight"], atol=1e-8)
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "pretrain", "finetune"])

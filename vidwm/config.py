@@ -237,6 +237,9 @@ class FinetuneConfig(GivenModelOptions, TrainOptions):
     steps: int = option(200, "rollout batches, each followed by its updates", at_least=1)
     batch_size: int = option(8, "contexts per step", at_least=1)
     learning_rate: float = option(5e-5, "peak learning rate of AdamW", above=0)
+    sharpness_rate: float = option(
+        0.0, "learning rate of a scale on all logits, how sure the policy is (0: fixed)", at_least=0
+    )
     group_size: int = option(16, "rollouts per context (TRL: num_generations)", at_least=2)
     temperature: float = option(1.0, "of the rollouts", above=0)
     beta: float = option(1e-3, "weight of the KL to the starting model", at_least=0)
@@ -246,7 +249,7 @@ class FinetuneConfig(GivenModelOptions, TrainOptions):
     delta: float | None = option(3.0, "bound of the ratio where the advantage is negative", above=1)
     loss_type: Literal["grpo", "dr_grpo", "dapo"] = option("grpo", "how token losses are averaged")
     credit: Literal["rollout", "local"] = option(
-        "rollout", "local: a token answers for the errors near it, in its frame and later ones"
+        "rollout", "local: a token answers for the errors near it in its own frame"
     )
     scale_rewards: Literal["group", "batch", "none"] = option("group", "whose deviation divides")
     num_iterations: int = option(1, "passes over each rollout batch", at_least=1)

@@ -36,6 +36,7 @@ from vidwm.training.grpo_loss import (
 )
 from vidwm.training.loop import Stage, fit
 from vidwm.training.run_folder import open_run
+from vidwm.training.sharpness import Sharpness
 from vidwm.training.stopwatch import Stopwatch
 from vidwm.training.updater import Updater
 from vidwm.world_model.likelihood import sequence_logprobs
@@ -79,6 +80,10 @@ class GrpoStage(Stage):
         self.model.to(self.device)
         self.reference = copy.deepcopy(model.transformer).eval().requires_grad_(False)
         self.modules: dict[str, nn.Module] = {"transformer": model.transformer}
+        self.sharpness = Sharpness().to(self.device)
+        if config.sharpness_rate > 0:
+            self.modules["sharpness"] = self.sharpness
+            self.rates = {"sharpness": config.sharpness_rate}
         self.weights = parse_reward(config.reward)
         grid = model.tokenizer.config.grid if config.credit == "local" else None
         self.scorer = Scorer(model.decode, tuple(self.weights), grid=grid)
@@ -101,11 +106,13 @@ class GrpoStage(Stage):
         config, watch = self.config, Stopwatch()
         order = epoch_order(len(self.train.windows), config.seed, step, config.batch_size)
         batch = self.train.batch(order)
-        experience, logs = self.collect(batch, step, watch, updaters["transformer"])
+        with self.sharpness.folded_into(self.model.transformer):
+            experience, logs = self.collect(batch, step, watch, updaters["transformer"])
         kept = experience.advantages.abs().amax(dim=(1, 2)) > 0
         logs["dropped_groups"] = float((~kept).float().mean())
         with watch.phase("train"):
-            logs |= self.update(experience, kept, updaters["transformer"])
+            logs |= self.update(experience, kept, updaters)
+        logs["sharpness"] = float(self.sharpness.log_scale.detach().exp())
         logs |= watch.seconds
         frames = experience.tokens.shape[:3].numel()
         return logs | {"frames_per_second": frames / sum(watch.seconds.values())}
@@ -178,20 +185,6 @@ class GrpoStage(Stage):
         metrics = {name: value.mean(dim=(3, 4)) for name, value in metrics.items()}
         return reward(metrics, self.weights), metrics, local_rewards(cells).flatten(2)
 
-    def logprobs(
-        self, transformer: Transformer, tokens: Tensor, context: Tensor, bins: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies (B, G, h * N) of given futures, in nats."""
-        values, entropy = sequence_logprobs(
-            transformer,
-            self.model.layout,
-            tokens,
-            context,
-            bins,
-            temperature=self.config.temperature,
-        )
-        return values.flatten(2), entropy.flatten(2)
-
     @torch.no_grad()
     def _fixed_logprobs(
         self,
@@ -202,14 +195,20 @@ class GrpoStage(Stage):
         updater: Updater,
     ) -> Tensor:
         """Log-probabilities (B, G, h * N) without gradients, in the precision of training."""
-        parts = torch.arange(len(tokens)).split(self.config.micro_batch or len(tokens))
         with updater.autocast():
-            return torch.cat(
-                [self.logprobs(transformer, tokens[p], context[p], bins[p])[0] for p in parts]
+            logprobs, _ = sequence_logprobs(
+                transformer,
+                self.model.layout,
+                tokens,
+                context,
+                bins,
+                temperature=self.config.temperature,
+                micro_batch=self.config.micro_batch or None,
             )
+        return logprobs.flatten(2)
 
     def update(
-        self, experience: Experience, kept: Tensor, updater: Updater
+        self, experience: Experience, kept: Tensor, updaters: Mapping[str, Updater]
     ) -> dict[str, float | Tensor]:
         """All updates on one batch of rollouts; groups without spread take no part."""
         rows = kept.nonzero().squeeze(1)
@@ -220,16 +219,21 @@ class GrpoStage(Stage):
         for _ in range(self.config.num_iterations):
             for part in rows.tensor_split(min(self.config.mini_batches, len(rows))):
                 share = round(len(kept) * len(part) / len(rows))
-                for name, value in self._one_update(experience, part, share, updater).items():
+                for name, value in self._one_update(experience, part, share, updaters).items():
                     sums[name] = sums.get(name, torch.zeros(())) + value
                     counts[name] = counts.get(name, 0) + 1
         return {name: value / counts[name] for name, value in sums.items()}
 
     def _one_update(
-        self, experience: Experience, rows: Tensor, contexts: int, updater: Updater
+        self,
+        experience: Experience,
+        rows: Tensor,
+        contexts: int,
+        updaters: Mapping[str, Updater],
     ) -> dict[str, Tensor]:
         G, tokens = experience.old_logprobs.shape[1:]
         divisor = denominator(len(rows) * G, contexts * G, tokens, self.config.loss_type)
+        updater = updaters["transformer"]
         totals: dict[str, Tensor] = {}
         for part in rows.split(self.config.micro_batch or len(rows)):
             with updater.autocast():
@@ -237,7 +241,8 @@ class GrpoStage(Stage):
             updater.backward(loss / divisor)
             for name, value in (sums | {"loss": loss.detach()}).items():
                 totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value
-        updater.apply()
+        for each in updaters.values():
+            each.apply()
         count = len(rows) * G * tokens
         logs = {name: value / count for name, value in totals.items()}
         return logs | {"loss": totals["loss"] / divisor}
@@ -245,11 +250,16 @@ class GrpoStage(Stage):
     def _losses(self, experience: Experience, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed loss of some groups, and sums over tokens of what is logged."""
         settings = self.settings
-        logprobs, entropy = self.logprobs(
-            self.model.transformer,
-            experience.tokens[rows],
-            experience.context[rows],
-            experience.bins[rows],
+        logprobs, entropy = (
+            value.flatten(2)
+            for value in sequence_logprobs(
+                self.model.transformer,
+                self.model.layout,
+                experience.tokens[rows],
+                experience.context[rows],
+                experience.bins[rows],
+                temperature=self.sharpness.temperature(self.config.temperature),
+            )
         )
         old = logprobs.detach() if self.single_update else experience.old_logprobs[rows]
         losses, ratio, clipped = policy_losses(logprobs, old, experience.advantages[rows], settings)
@@ -292,19 +302,21 @@ class GrpoStage(Stage):
         model = self.model
         frames = batch.float_frames().to(self.device)
         context = model.tokens(frames[:, : model.setting.context_frames])
-        rollouts = generate(
-            model.transformer,
-            model.layout,
-            context,
-            model.bins(batch.actions),
-            group_size=group_size,
-            keys=batch.keys,
-            sampling=Sampling(temperature=self.config.temperature, seed=self.config.seed),
-        )
+        with self.sharpness.folded_into(model.transformer):
+            rollouts = generate(
+                model.transformer,
+                model.layout,
+                context,
+                model.bins(batch.actions),
+                group_size=group_size,
+                keys=batch.keys,
+                sampling=Sampling(temperature=self.config.temperature, seed=self.config.seed),
+            )
         return rollouts.tokens, frames[:, model.setting.context_frames :]
 
     def export(self, directory: Path) -> None:
-        self.model.save_pretrained(directory)
+        with self.sharpness.folded_into(self.model.transformer):
+            self.model.save_pretrained(directory)
 
 
 def _spread_batch(source: ClipSource, count: int) -> ClipBatch:

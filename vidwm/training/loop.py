@@ -17,8 +17,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -51,13 +52,15 @@ class Stage(ABC):
     """What the loop asks of a training stage.
 
     `modules` are trained and saved; the loop moves them to the device and makes each an updater of
-    the same name. Frozen helpers (a reference policy, a tokenizer) are the stage's own affair.
+    the same name. `rates` are the peak learning rates of modules that have one of their own.
+    Frozen helpers (a reference policy, a tokenizer) are the stage's own affair.
     `evaluate`, `sample_videos` and `export` run without gradients, with the modules in eval mode
     and, if EMA is on, their averaged weights; the numbers they draw do not touch training.
     """
 
     name: str
     modules: Mapping[str, nn.Module]
+    rates: Mapping[str, float] = MappingProxyType({})
     fps: float = 10.0
     eval_every: int = 0
 
@@ -126,10 +129,11 @@ def prepare(stage: Stage, options: TrainOptions) -> dict[str, Updater]:
         torch.set_num_threads(options.num_threads)
     device = pick_device(options.device)
     seed_everything(options.seed)
-    return {
-        name: Updater(name, module.to(device).train(), options, device)
-        for name, module in stage.modules.items()
-    }
+    updaters = {}
+    for name, module in stage.modules.items():
+        own = replace(options, learning_rate=stage.rates.get(name, options.learning_rate))
+        updaters[name] = Updater(name, module.to(device).train(), own, device)
+    return updaters
 
 
 class StopRequests:

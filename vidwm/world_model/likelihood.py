@@ -21,22 +21,25 @@ def sequence_logprobs(
     prompt_tokens: Tensor,
     bins: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     micro_batch: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every predicted token given all before it, and the entropy there.
 
     tokens (B, G, h, N), prompt_tokens (B, c, N), bins (B, >= T-1, A) -> logprobs, entropy (both
     (B, G, h, N) float32, nats). Only logprobs carry a gradient. Temperature 0 counts as 1, as in
-    the sampler. `micro_batch` contexts are computed at a time (None = all), which bounds memory
-    only without gradients; with them, call this on parts and run backward on each.
+    the sampler; as a tensor () it can be learned. `micro_batch` contexts are computed at a time
+    (None = all), which bounds memory only without gradients; with them, call this on parts and run
+    backward on each.
     """
     size = micro_batch or len(tokens)
+    if not isinstance(temperature, Tensor):
+        temperature = temperature or 1.0
     logprobs, entropy = [], []
     for start in range(0, len(tokens), size):
         part = slice(start, start + size)
         values = _group_logprobs(
-            transformer, layout, tokens[part], prompt_tokens[part], bins[part], temperature or 1.0
+            transformer, layout, tokens[part], prompt_tokens[part], bins[part], temperature
         )
         logprobs.append(values[0])
         entropy.append(values[1])
@@ -49,7 +52,7 @@ def _group_logprobs(
     tokens: Tensor,
     prompt_tokens: Tensor,
     bins: Tensor,
-    temperature: float,
+    temperature: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
     B, G = tokens.shape[:2]
     future = layout.future(tokens.flatten(0, 1), bins.repeat_interleave(G, dim=0))
