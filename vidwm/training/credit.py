@@ -27,4 +27,4 @@ def local_rewards(cells: Tensor) -> Tensor:
     """
     size = 2 * REACH + 1
     near = F.avg_pool2d(cells.flatten(0, 2), size, stride=1, padding=REACH) * size**2
-    return near.unflatten(0, cells.shape[:3]).flatten(3)
+    return near.view(*cells.shape[:3], -1)
