@@ -1,18 +1,27 @@
 """Which implementation of an operation runs: decided here alone.
 
-The environment variable VIDWM_KERNELS says `auto` (the default: the fastest one that can run),
-`reference` (plain PyTorch, on any device) or `triton`. Only reference implementations exist so far;
-asking for another one is an error, never a silent fallback.
+The environment variable VIDWM_KERNELS says `auto` (the default: Triton for tensors on a CUDA
+device, elsewhere what is fastest on a CPU), `reference` (the plain definition, on any device) or
+`triton` (also on a CPU, where it needs TRITON_INTERPRET=1). What is asked for by name runs or is an
+error, never a silent fallback. Implementations are found by their place: `<op>/reference.py`,
+`<op>/fused.py` and, where it differs from the reference, `<op>/cpu.py`, each with a function named
+like the operation.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
+
+import torch
 
 VARIABLE = "VIDWM_KERNELS"
 CHOICES = ("auto", "reference", "triton")
+FILES = {"reference": "reference", "triton": "fused", "cpu": "cpu"}
 
 
 def requested() -> str:
@@ -23,14 +32,31 @@ def requested() -> str:
     return choice
 
 
-def pick(op: str, implementations: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    """The implementation of `op` to call, from those that exist by name."""
+def pick(op: str, device: torch.device) -> Callable[..., Any]:
+    """The implementation of `op` for tensors on `device`."""
     choice = requested()
-    if choice == "auto":
-        choice = "reference"
-    if choice not in implementations:
+    if choice == "auto" and device.type == "cuda" and _has_triton():
+        choice = "triton"
+    elif choice == "auto":
+        choice = "cpu" if device.type == "cpu" and _has_cpu(op) else "reference"
+    return _load(op, choice)
+
+
+@cache
+def _load(op: str, choice: str) -> Callable[..., Any]:
+    if choice == "triton" and not _has_triton():
         raise ValueError(
-            f"{op} has no {choice} implementation (only {', '.join(implementations)}); "
-            f"unset {VARIABLE} or set it to 'auto'"
+            f"{VARIABLE}=triton, but the package triton is not installed; install it (Linux only) "
+            f"or set {VARIABLE}=auto"
         )
-    return implementations[choice]
+    return getattr(import_module(f"vidwm_kernels.{op}.{FILES[choice]}"), op)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+@cache
+def _has_cpu(op: str) -> bool:
+    return find_spec(f"vidwm_kernels.{op}.cpu") is not None

@@ -1,7 +1,8 @@
 """How close two implementations of an operation must be: the one table for tests and benchmarks.
 
 Relative and absolute tolerance by operation and dtype of the inputs. All implementations accumulate
-in fp32, so for half precision the rounding of the output dominates.
+in fp32, so for half precision one rounding dominates: of the output, or of the normed states where
+there are such. Absolute tolerances are for outputs of the size of 1.
 """
 
 from __future__ import annotations
@@ -10,15 +11,30 @@ import torch
 from torch import Tensor
 
 TOLERANCES: dict[str, dict[torch.dtype, tuple[float, float]]] = {
+    "add_linear": {
+        torch.float32: (1e-5, 1e-5),
+        torch.float16: (1e-3, 1e-4),
+        torch.bfloat16: (8e-3, 1e-4),
+    },
+    "gate_up": {
+        torch.float32: (1e-5, 2e-5),
+        torch.float16: (2e-3, 4e-3),
+        torch.bfloat16: (1.6e-2, 4e-2),
+    },
     "group_attention": {
         torch.float32: (1e-5, 2e-6),
         torch.float16: (2e-3, 1e-3),
         torch.bfloat16: (1.6e-2, 4e-3),
     },
+    "qkv_rope": {
+        torch.float32: (1e-5, 1e-5),
+        torch.float16: (2e-3, 2e-3),
+        torch.bfloat16: (1.6e-2, 2e-2),
+    },
     "sample_tokens": {
         torch.float32: (1e-5, 1e-5),
-        torch.float16: (1e-5, 1e-5),
-        torch.bfloat16: (1e-5, 1e-5),
+        torch.float16: (1e-3, 5e-3),
+        torch.bfloat16: (8e-3, 4e-2),
     },
 }
 

@@ -1,22 +1,83 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import product
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from vidwm_kernels.sample_tokens import sample_tokens, token_states
+from vidwm_kernels.dispatch import VARIABLE
+from vidwm_kernels.sample_tokens import Drawn, fused, reference, sample_tokens, token_states
 from vidwm_kernels.sample_tokens.counter import _splitmix, uniforms
 from vidwm_kernels.testing import assert_close
 
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.2, 0.3])
 LOGITS = PROBABILITIES.log() + 5.0
+FILTERS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.0},
+    {"temperature": 0.7},
+    {"top_k": 7},
+    {"top_p": 0.8},
+    {"min_p": 0.05},
+    {"top_k": 60, "top_p": 0.9, "min_p": 0.02, "temperature": 1.4},
+]
+
+
+Draw = Callable[..., Drawn]
+
+
+@pytest.fixture(params=["reference", "triton"])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A test that asks for it, or for `sample` or `draw`, runs with either."""
+    monkeypatch.setenv(VARIABLE, request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def sample(implementation: str) -> Draw:
+    return sample_tokens
+
+
+@pytest.fixture
+def draw(implementation: str) -> Draw:
+    """Draws every row from the same logits (V,), to the last bit: the norm of a lone 1 is 1."""
+
+    def run(logits: Tensor, names: Tensor, **settings: Any) -> Drawn:
+        ones = torch.ones(*names.shape, 1)
+        return sample_tokens(ones, torch.ones(1), logits[:, None], names, eps=1e-30, **settings)
+
+    return run
 
 
 def states(*shape: int) -> Tensor:
     """States of as many different tokens."""
     places = torch.arange(math.prod(shape)).view(shape)
     return token_states(0, torch.zeros(1).long(), torch.zeros(1).long(), places)[0, 0]
+
+
+def model(R: int, D: int, V: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
+    """Hidden states, norm weight, head and states of R tokens; logits of deviation 2."""
+    head = torch.randn(V, D) * 2 / D**0.5
+    inputs = (torch.randn(R, D) * 30, torch.rand(D) + 0.5, head)
+    return *(x.to(dtype) for x in inputs), states(R)
+
+
+def both(monkeypatch: pytest.MonkeyPatch, *inputs: Tensor, **settings: Any) -> tuple[Drawn, Drawn]:
+    """What the reference and what the fused kernels draw."""
+    monkeypatch.setenv(VARIABLE, "reference")
+    expected = sample_tokens(*inputs, with_entropy=True, **settings)
+    monkeypatch.setenv(VARIABLE, "triton")
+    return expected, sample_tokens(*inputs, with_entropy=True, **settings)
+
+
+def assert_equal_draws(found: Drawn, expected: Drawn, dtype: torch.dtype = torch.float32) -> None:
+    assert torch.equal(found.tokens, expected.tokens)
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        assert_close("sample_tokens", a, b, dtype)
 
 
 def assert_drawn_from(tokens: Tensor, expected: Tensor) -> None:
@@ -26,119 +87,352 @@ def assert_drawn_from(tokens: Tensor, expected: Tensor) -> None:
     assert ((shares - expected).abs() <= 4 * error + 1e-12).all()
 
 
-def test_draws_each_id_with_its_probability() -> None:
-    tokens, logprobs = sample_tokens(LOGITS.expand(20000, 4), states(20000), 0, 4)
-    assert tokens.dtype == torch.int64
-    assert_drawn_from(tokens, PROBABILITIES)
-    assert_close("sample_tokens", logprobs, PROBABILITIES.log()[tokens], torch.float32)
+def assert_logprobs(drawn: Drawn, probabilities: Tensor) -> None:
+    """Log-probabilities and entropy are those of `probabilities` (V,)."""
+    assert_close("sample_tokens", drawn.logprobs, probabilities.log()[drawn.tokens], torch.float32)
+    if drawn.entropy is not None:
+        entropy = torch.special.entr(probabilities).sum().expand_as(drawn.entropy)
+        assert_close("sample_tokens", drawn.entropy, entropy, torch.float32)
 
 
-def test_draws_from_a_large_vocabulary_with_a_long_tail() -> None:
+def test_draws_each_id_with_its_probability(draw: Draw) -> None:
+    drawn = draw(LOGITS, states(2000), with_entropy=True)
+    assert drawn.tokens.dtype == torch.int64
+    assert_drawn_from(drawn.tokens, PROBABILITIES)
+    assert_logprobs(drawn, PROBABILITIES)
+
+
+def test_draws_from_a_large_vocabulary_with_a_long_tail(implementation: str, draw: Draw) -> None:
+    R = 20000 if implementation == "reference" else 500
     probabilities = (-1.2 * torch.arange(1.0, 1001.0).log()).softmax(dim=0)
-    logits = probabilities.log().expand(20000, 1000)
-    tokens, _ = sample_tokens(logits, states(20000), 0, 1000)
+    tokens = draw(probabilities.log(), states(R)).tokens
     expected = torch.cat([probabilities[:50], probabilities[50:].view(10, 95).sum(dim=1)])
     groups = torch.where(tokens < 50, tokens, 50 + (tokens - 50) // 95)
     assert_drawn_from(groups, expected)
 
 
-def test_never_leaves_the_legal_range_and_ignores_the_rest() -> None:
+def test_norm_and_head_come_before_the_draw(sample: Draw) -> None:
+    hidden, weight, head, names = model(40, 24, 9)
+    drawn = sample(hidden, weight, head, names, eps=0.5)
+    scale = (hidden.double().square().mean(-1, keepdim=True) + 0.5).rsqrt()
+    logits = (hidden.double() * scale * weight.double()) @ head.double().T
+    expected = logits.log_softmax(-1).gather(-1, drawn.tokens[:, None])[:, 0]
+    assert_close("sample_tokens", drawn.logprobs, expected, torch.float32)
+    race = logits.softmax(-1) / -uniforms(names, 0, 9).double().log()
+    assert torch.equal(drawn.tokens, race.argmax(-1))
+
+
+def test_never_draws_illegal_ids_and_ignores_their_logits(draw: Draw) -> None:
     logits = torch.tensor([50.0, *LOGITS.tolist(), 60.0])
-    tokens, logprobs = sample_tokens(logits.expand(5000, 6), states(5000), 1, 5)
-    assert_drawn_from(tokens - 1, PROBABILITIES)
-    assert_close("sample_tokens", logprobs, PROBABILITIES.log()[tokens - 1], torch.float32)
-    other = sample_tokens((logits * logits.lt(9)).expand(5000, 6), states(5000), 1, 5)
-    assert torch.equal(other[0], tokens)
+    legal = torch.tensor([False, True, True, True, True, False])
+    drawn = draw(logits, states(800), legal=legal, with_entropy=True)
+    expected = torch.cat([torch.zeros(1), PROBABILITIES, torch.zeros(1)])
+    assert_drawn_from(drawn.tokens, expected)
+    assert_logprobs(drawn, expected)
+    logits[[0, 5]] = float("nan")
+    assert torch.equal(draw(logits, states(800), legal=legal).tokens, drawn.tokens)
 
 
-def test_temperature_divides_the_logits() -> None:
-    tokens, logprobs = sample_tokens(LOGITS.expand(9000, 4), states(9000), 0, 4, temperature=0.5)
+def test_a_mask_per_row_equals_the_mask_of_that_row(draw: Draw) -> None:
+    logits, names = torch.randn(200), states(5, 4)
+    legal = torch.rand(5, 4, 200) < 0.1
+    legal[..., 0] = True
+    for settings in FILTERS:
+        drawn = draw(logits, names, legal=legal, **settings)
+        assert legal.gather(-1, drawn.tokens[..., None]).all()
+        alone = draw(logits, names[2, 3], legal=legal[2, 3], **settings)
+        assert alone.tokens == drawn.tokens[2, 3]
+        assert_close("sample_tokens", alone.logprobs, drawn.logprobs[2, 3], torch.float32)
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # numpy, in the interpreter
+@pytest.mark.parametrize("settings", FILTERS)
+def test_a_row_that_cannot_be_drawn_from_is_marked_and_spoils_no_other(
+    settings: dict[str, Any], implementation: str, sample: Draw
+) -> None:
+    hidden, weight, head, names = model(5, 6, 150)
+    legal = torch.ones(5, 150, dtype=torch.bool)
+    clean = sample(hidden, weight, head, names, legal=legal, with_entropy=True, **settings)
+    legal[1], hidden[3, 2] = False, float("nan")
+    # Past the check of the front door, which looks at masks on CPUs only.
+    inside = {"reference": reference, "triton": fused}[implementation].sample_tokens
+    everything = {"eps": 1e-6, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    drawn = inside(
+        hidden, weight, head, names, legal=legal, with_entropy=True, **(everything | settings)
+    )
+    bad, good = [1, 3], [0, 2, 4]
+    assert drawn.tokens[bad].tolist() == [-1, -1]
+    assert drawn.logprobs[bad].isnan().all() and drawn.entropy[bad].isnan().all()
+    for before, after in zip(clean, drawn, strict=True):
+        assert torch.equal(before[good], after[good])
+
+
+def test_temperature_divides_the_logits(draw: Draw) -> None:
+    drawn = draw(LOGITS, states(1000), temperature=0.5, with_entropy=True)
     expected = PROBABILITIES**2 / (PROBABILITIES**2).sum()
-    assert_drawn_from(tokens, expected)
-    assert_close("sample_tokens", logprobs, expected.log()[tokens], torch.float32)
+    assert_drawn_from(drawn.tokens, expected)
+    assert_logprobs(drawn, expected)
 
 
-def test_temperature_zero_takes_the_likeliest_and_reports_the_plain_softmax() -> None:
-    tokens, logprobs = sample_tokens(LOGITS.expand(3, 4), states(3), 0, 4, temperature=0.0)
-    assert tokens.tolist() == [1, 1, 1]
-    assert_close("sample_tokens", logprobs, torch.full((3,), math.log(0.4)), torch.float32)
+def test_temperature_zero_takes_the_likeliest_and_reports_the_plain_softmax(draw: Draw) -> None:
+    drawn = draw(LOGITS, states(3), temperature=0.0, top_k=1, top_p=0.1, with_entropy=True)
+    assert drawn.tokens.tolist() == [1, 1, 1]
+    assert_logprobs(drawn, PROBABILITIES)
 
 
-def test_top_k_renormalises_over_the_k_likeliest() -> None:
-    tokens, logprobs = sample_tokens(LOGITS.expand(9000, 4), states(9000), 0, 4, top_k=2)
+def test_temperature_zero_takes_the_lowest_id_of_equals(draw: Draw) -> None:
+    logits = torch.zeros(300)
+    logits[[77, 140, 299]] = 2.0
+    assert draw(logits, states(2), temperature=0.0).tokens.tolist() == [77, 77]
+    assert draw(logits, states(2), temperature=0.0, legal=torch.arange(300) > 77).tokens[0] == 140
+
+
+def test_top_k_renormalises_over_the_k_likeliest(draw: Draw) -> None:
+    drawn = draw(LOGITS, states(200), top_k=2, with_entropy=True)
     expected = torch.tensor([0.0, 4 / 7, 0.0, 3 / 7])
-    assert_drawn_from(tokens, expected)
-    assert_close("sample_tokens", logprobs, expected.log()[tokens], torch.float32)
+    assert_drawn_from(drawn.tokens, expected)
+    assert_logprobs(drawn, expected)
 
 
-def test_top_k_keeps_ties_at_the_border_and_may_exceed_the_vocabulary() -> None:
-    tied = torch.tensor([0.0, 1.0, 0.0, 0.0]).expand(99, 4)
-    assert set(sample_tokens(tied, states(99), 0, 4, top_k=2)[0].tolist()) == {0, 1, 2, 3}
-    many = sample_tokens(LOGITS.expand(99, 4), states(99), 0, 4, top_k=9)[0]
-    assert torch.equal(many, sample_tokens(LOGITS.expand(99, 4), states(99), 0, 4)[0])
+def test_top_k_keeps_ties_at_the_border_and_may_exceed_the_legal_ids(draw: Draw) -> None:
+    tied = torch.tensor([0.0, 1.0, 0.0, 0.0])
+    assert set(draw(tied, states(50), top_k=2).tokens.tolist()) == {0, 1, 2, 3}
+    many = draw(LOGITS, states(50), top_k=9).tokens
+    assert torch.equal(many, draw(LOGITS, states(50)).tokens)
+    legal = torch.tensor([True, False, True, False])
+    two = draw(LOGITS, states(50), top_k=3, legal=legal).tokens
+    assert torch.equal(two, draw(LOGITS, states(50), legal=legal).tokens)
 
 
 @pytest.mark.parametrize(
     ("mass", "kept"), [(0.01, [1]), (0.39, [1]), (0.41, [1, 3]), (0.71, [1, 2, 3])]
 )
-def test_top_p_keeps_the_fewest_ids_that_hold_the_mass(mass: float, kept: list[int]) -> None:
-    tokens, logprobs = sample_tokens(LOGITS.expand(999, 4), states(999), 0, 4, top_p=mass)
-    assert sorted(set(tokens.tolist())) == kept
-    expected = (PROBABILITIES / PROBABILITIES[kept].sum()).log()[tokens]
-    assert_close("sample_tokens", logprobs, expected, torch.float32)
+def test_top_p_keeps_the_fewest_ids_that_hold_the_mass(
+    mass: float, kept: list[int], draw: Draw
+) -> None:
+    drawn = draw(LOGITS, states(99), top_p=mass, with_entropy=True)
+    assert sorted(set(drawn.tokens.tolist())) == kept
+    expected = torch.zeros(4)
+    expected[kept] = PROBABILITIES[kept] / PROBABILITIES[kept].sum()
+    assert_logprobs(drawn, expected)
 
 
-def test_top_p_keeps_lower_ids_of_equal_ones() -> None:
-    tokens, _ = sample_tokens(torch.zeros(99, 4), states(99), 0, 4, top_p=0.5)
-    assert set(tokens.tolist()) == {0, 1}
+def test_top_p_keeps_all_of_equal_ids(draw: Draw) -> None:
+    tokens = draw(torch.tensor([0.0, 0.0, 0.0, -3.0]), states(50), top_p=0.3).tokens
+    assert set(tokens.tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.2, 4), (0.3, 3), (0.7, 2), (1.0, 1)])
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest(
+    share: float, kept: int, draw: Draw
+) -> None:
+    drawn = draw(LOGITS, states(99), min_p=share, with_entropy=True)
+    expected = torch.zeros(4)
+    ids = [1, 3, 2, 0][:kept]
+    expected[ids] = PROBABILITIES[ids] / PROBABILITIES[ids].sum()
+    assert sorted(set(drawn.tokens.tolist())) == sorted(ids)
+    assert_logprobs(drawn, expected)
+
+
+@pytest.mark.parametrize("offset", [-300.0, 0.0, 300.0])
+def test_filters_in_turn_equal_their_definition(offset: float, draw: Draw) -> None:
+    # Few different logits: ties at every border, and masses far from every border.
+    logits = torch.randint(-4, 4, (150,)) * 0.5 + offset
+    settings = product((0, 20), (1.0, 0.63), (0.0, 0.11))
+    for top_k, top_p, min_p in settings:
+        drawn = draw(logits, states(15), top_k=top_k, top_p=top_p, min_p=min_p)
+        kept = {float(x) for x in logits}
+        if top_k:
+            kept = {x for x in kept if x >= logits.sort(descending=True).values[top_k - 1]}
+        mass = {x: (logits == x).sum().item() * math.exp(x - offset) for x in kept}
+        borders = [
+            x for x in kept if sum(mass[y] for y in kept if y >= x) >= top_p * sum(mass.values())
+        ]
+        if top_p < 1:
+            kept = {x for x in kept if x >= max(borders)}
+        kept = {x for x in kept if math.exp(x - max(kept)) >= min_p}
+        probabilities = torch.tensor([math.exp(x - offset) * (x in kept) for x in logits.tolist()])
+        assert_logprobs(drawn, probabilities / probabilities.sum())
+
+
+@pytest.mark.parametrize("settings", FILTERS)
+@pytest.mark.parametrize(
+    ("R", "D", "V"), [(1, 8, 1), (3, 33, 5), (17, 200, 127), (3, 64, 1920), (70, 47, 300)]
+)
+def test_fused_equals_reference(
+    R: int, D: int, V: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, found = both(monkeypatch, *model(R, D, V), **settings)
+    assert_equal_draws(found, expected)
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_fused_equals_reference_with_a_mask_and_strides(
+    per_row: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, weight, head, names = model(24, 40, 300)
+    legal = torch.rand(24, 600) < 0.2
+    inputs = (
+        hidden.view(6, 4, 40).transpose(0, 1),
+        torch.stack([weight, weight], dim=1)[:, 0],
+        head.T.contiguous().T,
+        names.view(6, 4).T,
+    )
+    mask = legal.view(6, 4, 600)[..., ::2].transpose(0, 1) if per_row else legal[0, ::2]
+    for settings in FILTERS:
+        expected, found = both(monkeypatch, *inputs, legal=mask, **settings)
+        assert found.tokens.shape == (4, 6)
+        assert_equal_draws(found, expected)
+
+
+@pytest.mark.parametrize("settings", FILTERS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fused_in_half_precision_equals_its_rounded_product(
+    dtype: torch.dtype, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only hidden * norm_weight is rounded; from there on it is the definition, to the token."""
+    hidden, weight, head, names = model(19, 72, 200, dtype)
+    scale = (hidden.float().square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    exact = hidden.float() * weight.float()
+    # Triton's interpreter cuts fp32 off to bf16, where a GPU rounds.
+    cut = (exact.view(torch.int32) & -(2**16)).view(torch.float32)
+    rounded = cut if dtype == torch.bfloat16 else exact.half().float()
+    logits = F.linear(rounded, head.float()) * scale
+    expected = reference.sample_from_logits(logits, names, with_entropy=True, **settings)
+    found = both(monkeypatch, hidden, weight, head, names, **settings)[1]
+    assert_equal_draws(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fused_in_half_precision_is_near_the_reference(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, found = both(monkeypatch, *model(150, 96, 200, dtype))
+    same = found.tokens == expected.tokens
+    # A race changes with twice the total variation distance: 0.003 per row in bf16, 0.4 of these.
+    assert (~same).sum() <= 2
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        assert_close("sample_tokens", a[same], b[same], dtype)
+
+
+def test_fused_takes_a_half_precision_head_under_fp32_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hidden, weight, head, names = model(9, 40, 100)
+    expected, found = both(monkeypatch, hidden, weight, head.bfloat16(), names)
+    assert_close("sample_tokens", found.entropy, expected.entropy, torch.bfloat16)
+
+
+def test_fp16_states_may_be_as_large_as_fp16_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight, head, names = model(4, 32, 20, torch.float16)
+    hidden[:, 3] = 60000.0
+    expected, found = both(monkeypatch, hidden, weight * 4, head, names)
+    assert torch.equal(found.tokens, expected.tokens)
+
+
+def test_the_fused_default_is_two_launches_and_writes_no_logits() -> None:
+    inputs = model(16, 768, 4375, torch.bfloat16)
+    launches, _ = fused.plan(*inputs)
+    assert [launch.name for launch in launches] == ["_draw", "_merge"]
+    launches, _ = fused.plan(*inputs, top_k=9, top_p=0.9, min_p=0.1, with_entropy=True)
+    given = {x.data_ptr() for x in inputs}
+    scratch = {
+        x.data_ptr(): x.nbytes
+        for launch in launches
+        for x in launch.args.values()
+        if isinstance(x, Tensor) and x.data_ptr() not in given
+    }
+    assert sum(scratch.values()) < 16 * 4375  # logits would be four times as many bytes
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (2, 3)])
+def test_any_number_of_rows(shape: tuple[int, ...], sample: Draw) -> None:
+    hidden, weight, head, _ = model(1, 8, 5)
+    drawn = sample(hidden[0].expand(*shape, 8), weight, head, states(*shape), with_entropy=True)
+    assert drawn.tokens.shape == drawn.logprobs.shape == drawn.entropy.shape == shape
+    assert (drawn.tokens >= 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("size", [1, 2, 31, 1001])
 def test_logprobs_equal_the_softmax_for_every_shape_and_dtype(
-    size: int, dtype: torch.dtype
+    size: int, dtype: torch.dtype, draw: Draw
 ) -> None:
-    logits = (torch.randn(3, 5, size) * 20).to(dtype)
-    tokens, logprobs = sample_tokens(logits, states(3, 5), 0, size)
-    assert tokens.shape == logprobs.shape == (3, 5)
-    expected = logits.double().log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
-    assert_close("sample_tokens", logprobs, expected, dtype)
+    logits = torch.randn(size) * 20
+    drawn = draw(logits.to(dtype).float(), states(3, 5))
+    assert drawn.tokens.shape == drawn.logprobs.shape == (3, 5)
+    expected = logits.to(dtype).double().log_softmax(-1)[drawn.tokens]
+    assert_close("sample_tokens", drawn.logprobs, expected, torch.float32)
 
 
-def test_extreme_logits_leave_one_id() -> None:
-    logits = torch.full((500, 7), -1e4)
-    logits[:, 3] = 1e4
-    tokens, logprobs = sample_tokens(logits, states(500), 0, 7)
-    assert (tokens == 3).all() and (logprobs == 0).all()
+def test_extreme_logits_leave_one_id(draw: Draw) -> None:
+    logits = torch.full((300,), -1e4)
+    logits[130] = 1e4
+    for settings in FILTERS:
+        drawn = draw(logits, states(9), with_entropy=True, **settings)
+        assert (drawn.tokens == 130).all() and (drawn.logprobs == 0).all()
+        assert (drawn.entropy == 0).all()
 
 
-def test_rows_are_independent_of_each_other() -> None:
-    logits, names = torch.randn(16, 100) * 3, states(16)
-    together = sample_tokens(logits, names, 0, 100, top_k=50, top_p=0.9)
-    for i in range(16):
-        alone = sample_tokens(logits[i], names[i], 0, 100, top_k=50, top_p=0.9)
-        assert alone[0] == together[0][i] and alone[1] == together[1][i]
+def test_rows_are_independent_of_each_other(sample: Draw) -> None:
+    hidden, weight, head, names = model(16, 30, 140)
+    settings: dict[str, Any] = {"top_k": 50, "top_p": 0.9, "min_p": 0.01}
+    together = sample(hidden, weight, head, names, **settings)
+    for i in (0, 6, 15):
+        alone = sample(hidden[i], weight, head, names[i], **settings)
+        assert alone.tokens == together.tokens[i]
+        assert_close("sample_tokens", alone.logprobs, together.logprobs[i], torch.float32)
 
 
 def test_tokens_hardly_depend_on_the_last_bits_of_the_logits() -> None:
     logits = torch.randn(2000, 1000) * 2
     noisy = logits + (torch.rand_like(logits) - 0.5) * 2e-3
-    first, second = (sample_tokens(x, states(2000), 0, 1000)[0] for x in (logits, noisy))
+    first, second = (reference.sample_from_logits(x, states(2000)).tokens for x in (logits, noisy))
     distance = (logits.softmax(-1) - noisy.softmax(-1)).abs().sum(-1).mean() / 2
     # A race changes at most twice the total variation distance, one token here; a CDF changed 41.
     assert 2 * distance * 2000 < 1.1
     assert (first != second).sum() <= 2
 
 
-def test_settings_out_of_range_are_errors() -> None:
-    logits = torch.zeros(2, 4)
-    with pytest.raises(ValueError, match=r"legal range \[0, 5\) must lie within 4"):
-        sample_tokens(logits, states(2), 0, 5)
-    with pytest.raises(ValueError, match="one state per row"):
-        sample_tokens(logits, states(1), 0, 4)
-    for wrong in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}):
-        with pytest.raises(ValueError, match="need temperature >= 0"):
-            sample_tokens(logits, states(2), 0, 4, **wrong)
+def test_autocast_changes_nothing(sample: Draw) -> None:
+    inputs = model(6, 64, 90)
+    expected = sample(*inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = sample(*inputs)
+    assert torch.equal(found.logprobs, expected.logprobs)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"temperature": -1.0}, "temperature must be 0 or at least"),
+        ({"temperature": 1e-9}, "temperature must be 0 or at least"),
+        ({"temperature": float("inf")}, "temperature must be 0 or at least"),
+        ({"top_k": -1}, "need eps >= 0, top_k >= 0"),
+        ({"top_p": 0.0}, "0 < top_p <= 1"),
+        ({"top_p": 1.1}, "0 < top_p <= 1"),
+        ({"min_p": -0.1}, "0 <= min_p <= 1"),
+        ({"min_p": float("nan")}, "0 <= min_p <= 1"),
+        ({"norm_weight": torch.ones(3)}, r"norm_weight \(D,\) and head \(V, D\)"),
+        ({"head": torch.zeros(0, 6)}, "none of them empty"),
+        ({"head": torch.zeros(4, 6).double()}, "must be float32, float16 or bfloat16"),
+        ({"states": torch.zeros(1).long()}, r"states must be \(2,\) int64"),
+        ({"states": torch.zeros(2)}, r"states must be \(2,\) int64"),
+        ({"legal": torch.ones(2, 3).bool()}, r"legal must be \(4,\) or \(2, 4\) bool"),
+        ({"legal": torch.ones(4)}, r"legal must be \(4,\) or \(2, 4\) bool"),
+        ({"legal": torch.tensor([[True] * 4, [False] * 4])}, "every row at least one id"),
+    ],
+)
+def test_what_cannot_be_drawn_is_an_error(wrong: dict[str, Any], message: str) -> None:
+    right = {
+        "hidden": torch.zeros(2, 6),
+        "norm_weight": torch.ones(6),
+        "head": torch.zeros(4, 6),
+        "states": states(2),
+    }
+    sample_tokens(**right)
+    with pytest.raises(ValueError, match=message):
+        sample_tokens(**(right | wrong))
 
 
 def test_mixing_is_splitmix64() -> None:

@@ -17,12 +17,25 @@ def group_attention(
     prefix_v: Tensor,
     suffix_k: Tensor,
     suffix_v: Tensor,
-    suffix_length: int,
+    suffix_lengths: Tensor | int,
 ) -> Tensor:
     """The definition; contract in the package's `__init__`."""
+    with torch.autocast(q.device.type, enabled=False):
+        return _group_attention(q, prefix_k, prefix_v, suffix_k, suffix_v, suffix_lengths)
+
+
+def _group_attention(
+    q: Tensor,
+    prefix_k: Tensor,
+    prefix_v: Tensor,
+    suffix_k: Tensor,
+    suffix_v: Tensor,
+    suffix_lengths: Tensor | int,
+) -> Tensor:
     _, G, Tq, H, D = q.shape
     Hkv = prefix_k.shape[1]
-    heads = (q.float() * D**-0.5).unflatten(3, (Hkv, H // Hkv))  # (B, G, Tq, Hkv, R, D)
+    R = H // Hkv
+    heads = (q.float() * D**-0.5).unflatten(3, (Hkv, R))  # (B, G, Tq, Hkv, R, D)
 
     queries = heads.permute(0, 3, 1, 2, 4, 5).flatten(2, 4)  # (B, Hkv, G*Tq*R, D)
     scores = _scores(queries, prefix_k.float())
@@ -32,18 +45,25 @@ def group_attention(
     ]
 
     queries = heads.permute(0, 1, 3, 2, 4, 5).flatten(3, 4)  # (B, G, Hkv, Tq*R, D)
-    scores = _scores(queries, suffix_k[..., :suffix_length, :].float())
-    if Tq > 1:
-        newest = torch.arange(suffix_length, device=q.device) - (suffix_length - Tq)
-        query = torch.arange(Tq, device=q.device).repeat_interleave(H // Hkv)
-        scores = scores.masked_fill(newest > query[:, None], float("-inf"))
+    ragged = isinstance(suffix_lengths, Tensor)
+    longest = int(suffix_lengths.max() if isinstance(suffix_lengths, Tensor) else suffix_lengths)
+    scores = _scores(queries, suffix_k[..., :longest, :].float())
+    if ragged or Tq > 1:
+        scores = scores.masked_fill(hidden(suffix_lengths, longest, Tq, R, q), float("-inf"))
     own = [
         part.unflatten(3, (Tq, -1))
-        for part in _softmax_part(scores, suffix_v[..., :suffix_length, :].float())
+        for part in _softmax_part(scores, suffix_v[..., :longest, :].float())
     ]
 
     out = _merge(shared, own)  # (B, G, Hkv, Tq, R, D)
     return out.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).to(q.dtype)
+
+
+def hidden(lengths: Tensor | int, longest: int, Tq: int, R: int, q: Tensor) -> Tensor:
+    """Which of `longest` suffix positions a query may not see: ([B, G, 1,] Tq * R, longest)."""
+    later = torch.arange(Tq, device=q.device).repeat_interleave(R)[:, None]
+    first = lengths[..., None, None, None] if isinstance(lengths, Tensor) else lengths
+    return torch.arange(longest, device=q.device) > first - Tq + later
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
