@@ -146,7 +146,21 @@ class SamplingOptions(Options):
     temperature: float = option(1.0, "0 takes the most probable token", at_least=0)
     top_k: int = option(0, "draw among the k most probable tokens (0: all)", at_least=0)
     top_p: float = option(1.0, "draw among the tokens that hold this mass", above=0, at_most=1)
+    min_p: float = option(
+        0.0, "draw among tokens at least this likely, times the likeliest", at_least=0, at_most=1
+    )
     seed: int = option(0, "seed of the draws", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions(Options):
+    """How much memory rollouts may take."""
+
+    max_cache_gb: float = option(
+        0.0,
+        "key-value caches at a time; larger batches are decoded in parts (0: no bound)",
+        at_least=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +244,7 @@ class PretrainConfig(NewModelOptions, TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(GivenModelOptions, TrainOptions):
+class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
     """GRPO: the world model, post-trained on decoded predictions."""
 
     reward: str = option("lpips=1,mae=1", "weighted mix of metrics, better is always higher")
@@ -269,7 +283,7 @@ class FinetuneConfig(GivenModelOptions, TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RolloutConfig(GivenModelOptions, SamplingOptions, MachineOptions):
+class RolloutConfig(GivenModelOptions, SamplingOptions, CacheOptions, MachineOptions):
     """Videos of predicted futures beside what happened."""
 
     output_dir: Path = option(Path("rollouts"), "folder for the videos")
@@ -279,7 +293,7 @@ class RolloutConfig(GivenModelOptions, SamplingOptions, MachineOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(GivenModelOptions, SamplingOptions, MachineOptions):
+class EvaluateConfig(GivenModelOptions, SamplingOptions, CacheOptions, MachineOptions):
     """Held-out scores beside the baselines."""
 
     base: Path | None = option(None, "world model folder to compare it with")

@@ -17,7 +17,8 @@ from vidwm.evaluation.predict import copy_last_frame, predict, with_future_actio
 from vidwm.evaluation.summary import summarise
 from vidwm.evaluation.windows import partners
 from vidwm.reward import pixels
-from vidwm.rollout.engine import Rollouts, Sampling
+from vidwm.rollout.engine import Rollouts
+from vidwm.rollout.sampling import Sampling
 from vidwm.world_model.world_model import WorldModel
 
 METRICS = ("mae", "psnr")
@@ -91,7 +92,7 @@ def test_the_ceiling_is_what_true_tokens_decode_to(
     def oracle(transformer, layout, prompt, bins, *, group_size, keys, horizon, **_) -> Rollouts:
         tokens = torch.stack([future[int(key)] for key in keys]).unsqueeze(1)
         tokens = tokens.expand(-1, group_size, -1, -1)
-        return Rollouts(tokens=tokens, logprobs=torch.zeros(tokens.shape))
+        return Rollouts(tokens=tokens, logprobs=torch.zeros(tokens.shape), tokens_per_pass=1.0)
 
     source = source_of(dataset, model)
     clips = source.batch(range(len(source.windows)))

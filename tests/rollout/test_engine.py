@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
 import torch
 
 from vidwm.errors import UserError
-from vidwm.rollout.engine import Rollouts, Sampling, generate
+from vidwm.rollout.engine import Request, Rollouts, generate, generate_mixed
 from vidwm.rollout.naive import generate_naive
+from vidwm.rollout.sampling import Sampling
 from vidwm.world_model.layout import Layout
 from vidwm.world_model.likelihood import sequence_logprobs
 from vidwm.world_model.llama_files import TransformerConfig
@@ -57,6 +61,11 @@ def part(asked: dict[str, Any], contexts: list[int]) -> dict[str, Any]:
     return asked | {name: asked[name][contexts] for name in names}
 
 
+def of(found: Rollouts, *index: Any) -> Rollouts:
+    """Some of the contexts, or of their rollouts."""
+    return dataclasses.replace(found, tokens=found.tokens[index], logprobs=found.logprobs[index])
+
+
 def assert_equal(found: Rollouts, expected: Rollouts) -> None:
     assert torch.equal(found.tokens, expected.tokens)
     torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=1e-4)
@@ -65,12 +74,18 @@ def assert_equal(found: Rollouts, expected: Rollouts) -> None:
 @pytest.mark.parametrize("horizon", [None, 1, 7])
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(seed=9), Sampling(temperature=0.0), Sampling(temperature=1.3, top_k=6, top_p=0.8)],
+    [
+        Sampling(seed=9),
+        Sampling(temperature=0.0),
+        Sampling(temperature=1.3, top_k=6, top_p=0.8),
+        Sampling(min_p=0.1),
+    ],
 )
-def test_equals_the_naive_twin(sampling: Sampling, horizon: int | None) -> None:
+@pytest.mark.parametrize("drafts", [True, False])
+def test_equals_the_naive_twin(sampling: Sampling, horizon: int | None, drafts: bool) -> None:
     transformer = model()
     asked = request(contexts=2) | {"group_size": 2, "sampling": sampling, "horizon": horizon}
-    found = generate(transformer, LAYOUT, **asked)
+    found = generate(transformer, LAYOUT, **asked, drafts=drafts)
     assert found.tokens.shape == (2, 2, horizon or 3, 3)
     assert found.logprobs.dtype == torch.float32
     assert_equal(found, generate_naive(transformer, LAYOUT, **asked))
@@ -87,18 +102,110 @@ def test_tokens_do_not_depend_on_batch_size_order_or_split(horizon: int) -> None
     whole = generate(transformer, LAYOUT, **asked)
     order = [2, 0, 1]
     shuffled = generate(transformer, LAYOUT, **part(asked, order))
-    assert_equal(shuffled, Rollouts(tokens=whole.tokens[order], logprobs=whole.logprobs[order]))
+    assert_equal(shuffled, of(whole, order))
     for b in range(3):
         alone = generate(transformer, LAYOUT, **part(asked, [b]))
-        rows = slice(b, b + 1)
-        assert_equal(alone, Rollouts(tokens=whole.tokens[rows], logprobs=whole.logprobs[rows]))
+        assert_equal(alone, of(whole, slice(b, b + 1)))
     for first, size in ((0, 1), (1, 3)):
         some = generate(
             transformer, LAYOUT, **(asked | {"group_size": size, "first_rollout": first})
         )
-        rows = slice(first, first + size)
-        expected = Rollouts(tokens=whole.tokens[:, rows], logprobs=whole.logprobs[:, rows])
-        assert_equal(some, expected)
+        assert_equal(some, of(whole, slice(None), slice(first, first + size)))
+
+
+def decoded(contexts: list[int]) -> Rollouts:
+    return generate(model(), LAYOUT, **part(request(), contexts))
+
+
+def test_two_processes_draw_what_one_does() -> None:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        parts = list(pool.map(decoded, [[0, 2], [1]]))
+    whole = decoded([0, 1, 2])
+    assert_equal(parts[0], of(whole, [0, 2]))
+    assert_equal(parts[1], of(whole, [1]))
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+@pytest.mark.parametrize("horizon", [3, 5])
+def test_a_cache_budget_splits_the_batch_and_changes_no_token(horizon: int, drafts: bool) -> None:
+    transformer, asked = model(), request() | {"horizon": horizon, "drafts": drafts}
+    whole = generate(transformer, LAYOUT, **asked)
+    sizes = []
+
+    def counted(ids: torch.Tensor) -> Any:
+        sizes.append(len(ids))
+        return Transformer.prefill(transformer, ids)
+
+    transformer.prefill = counted  # type: ignore[method-assign]
+    suffix = 12 + (16 if drafts else 0)  # 3 frames of 3 + 2 actions, without the last token's 3
+    one = 2 * 2 * 2 * 8 * (11 + 4 * suffix) * 4 / 1e9
+    assert_equal(generate(transformer, LAYOUT, **asked, max_cache_gb=2.1 * one), whole)
+    assert sizes[:2] == [2, 1]
+    with pytest.raises(UserError, match=r"One context with 4 rollouts needs .* GB"):
+        generate(transformer, LAYOUT, **asked, max_cache_gb=0.9 * one)
+
+
+def test_contexts_of_other_lengths_and_group_sizes_are_decoded_as_if_alone() -> None:
+    transformer, asked = model(), request()
+    frames, sizes = (2, 1, 2, 2), (4, 4, 1, 4)
+    prompts = [asked["prompt_tokens"][i % 3, :c] for i, c in enumerate(frames)]
+    requests = [
+        Request(prompt_tokens=prompt, bins=asked["bins"][i % 3], key=i, group_size=size)
+        for i, (prompt, size) in enumerate(zip(prompts, sizes, strict=True))
+    ]
+    found = generate_mixed(transformer, LAYOUT, requests, sampling=asked["sampling"])
+    for one, part in zip(requests, found, strict=True):
+        alone = generate_naive(
+            transformer,
+            dataclasses.replace(LAYOUT, context_frames=len(one.prompt_tokens)),
+            one.prompt_tokens[None],
+            one.bins[None],
+            keys=torch.tensor([one.key]),
+            group_size=one.group_size,
+            sampling=asked["sampling"],
+        )
+        assert_equal(part, alone)
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+def test_only_legal_tokens_are_drawn(drafts: bool) -> None:
+    transformer, asked = model(), request() | {"drafts": drafts}
+    legal = torch.zeros(3, 12, dtype=torch.bool)
+    legal[0, :4] = legal[1, 4:9] = legal[2, 11] = True
+    found = generate(transformer, LAYOUT, **asked, legal=legal)
+    places = legal.expand(3, 4, 3, 3, 12)
+    assert places.gather(-1, found.tokens[..., None]).all()
+    assert (found.logprobs[..., 2] == 0).all()
+    del asked["drafts"]
+    assert_equal(found, generate_naive(transformer, LAYOUT, **asked, legal=legal))
+    everywhere = generate(transformer, LAYOUT, **asked, legal=legal[1])
+    assert ((everywhere.tokens >= 4) & (everywhere.tokens < 9)).all()
+
+
+def test_decoding_leaves_the_weights_as_they_were_and_stores_none_twice() -> None:
+    transformer, asked = model(), request()
+    before = {name: value.clone() for name, value in transformer.state_dict().items()}
+    first = generate(transformer, LAYOUT, **asked)
+    assert all(torch.equal(before[n], v) for n, v in transformer.state_dict().items())
+    attention = transformer.model.layers[0].self_attn
+    with torch.no_grad():
+        attention.k_proj.weight.mul_(1.5)  # as an optimizer would
+    moved = generate(transformer, LAYOUT, **asked)
+    assert (moved.logprobs != first.logprobs).any()
+    transformer.load_state_dict(before)
+    assert_equal(generate(transformer, LAYOUT, **asked), first)
+    storages = {getattr(attention, f"{x}_proj").weight.untyped_storage().data_ptr() for x in "qkv"}
+    assert len(storages) == 1
+
+
+def test_decoding_in_bf16_is_close_to_fp32() -> None:
+    transformer, asked = model(), request() | {"sampling": Sampling(temperature=0.0)}
+    exact = generate(transformer, LAYOUT, **asked)
+    rounded = generate(transformer, LAYOUT, **asked, dtype=torch.bfloat16)
+    first = (slice(None), slice(None), 0, 0)
+    assert rounded.logprobs.dtype == torch.float32
+    assert (rounded.tokens[first] == exact.tokens[first]).float().mean() > 0.6
+    torch.testing.assert_close(rounded.logprobs[first], exact.logprobs[first], rtol=0, atol=0.1)
 
 
 def test_rollouts_of_a_group_differ_and_follow_the_seed_and_the_key() -> None:
@@ -173,6 +280,11 @@ def test_results_can_enter_a_training_graph() -> None:
         ({"bins": torch.full((3, 8, 2), 5)}, r"action bins must lie in 0\.\.4, got 5\.\.5"),
         ({"prompt_tokens": torch.zeros(3, 1, 3, dtype=torch.long)}, r"tokens must be \(B, 2, 3\)"),
         ({"keys": torch.zeros(2, dtype=torch.long)}, r"keys must be \(3,\) int64"),
+        (
+            {"legal": torch.ones(3, 11, dtype=torch.bool)},
+            r"legal must be bool, \(12,\) or \(3, 12\)",
+        ),
+        ({"legal": torch.eye(3, 12).bool() & False}, "No token is legal at place 0"),
     ],
 )
 def test_requests_that_cannot_be_served_are_errors(change: dict[str, Any], message: str) -> None:
@@ -193,7 +305,9 @@ def test_a_transformer_of_another_layout_is_an_error_with_both_numbers() -> None
         generate(model(), other, **request())
 
 
-@pytest.mark.parametrize("change", [{"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}])
+@pytest.mark.parametrize(
+    "change", [{"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"min_p": 1.1}]
+)
 def test_sampling_out_of_range_is_an_error(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="Sampling needs"):
         Sampling(**change)

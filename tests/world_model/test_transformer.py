@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vidwm.errors import UserError
-from vidwm.world_model.kv_cache import GroupCache
 from vidwm.world_model.llama_files import TransformerConfig
 from vidwm.world_model.transformer import Transformer
 
@@ -152,22 +151,6 @@ def test_shared_prefix_equals_the_plain_forward_in_values_and_gradients(kv_heads
     for name, gradient in found.items():
         scale = expected[name].abs().max()
         torch.testing.assert_close(gradient / scale, expected[name] / scale, rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kv_heads", [1, 4])
-def test_cached_steps_of_any_size_equal_the_plain_forward(kv_heads: int) -> None:
-    transformer = small(num_key_value_heads=kv_heads, max_position_embeddings=20)
-    futures = torch.randint(0, 40, (2, 3, 4))
-    expected = transformer.hidden(joined(IDS, futures)).unflatten(0, (2, 3))
-    hidden, prefix = transformer.prefill(IDS)
-    torch.testing.assert_close(hidden, expected[:, 0, :12], rtol=1e-4, atol=1e-5)
-    cache = GroupCache(prefix, 3, 4)
-    parts = [transformer.step(part, cache) for part in futures.split([1, 2, 1], dim=2)]
-    torch.testing.assert_close(torch.cat(parts, 2), expected[:, :, 12:], rtol=1e-4, atol=1e-5)
-    assert cache.prefix[0][0].shape == (2, kv_heads, 12, 4)
-    with pytest.raises(ValueError, match="holds 4 tokens, 5 were fed"):
-        transformer.step(futures[..., :1], cache)
 
 
 def test_runs_and_trains_under_bf16_autocast() -> None:

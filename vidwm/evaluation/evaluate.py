@@ -35,7 +35,7 @@ from vidwm.evaluation.sources import open_heldout
 from vidwm.evaluation.summary import summarise
 from vidwm.evaluation.videos import save_examples
 from vidwm.evaluation.windows import spread_windows
-from vidwm.rollout.engine import Sampling
+from vidwm.rollout.sampling import Sampling
 from vidwm.world_model.world_model import WorldModel
 
 
@@ -61,6 +61,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         metrics=frame_metrics(config.perceptual, model.size),
         sampling=sampling,
         num_samples=config.num_samples,
+        max_cache_gb=config.max_cache_gb or None,
         base=models.get(BASE),
     )
     report = {
@@ -105,6 +106,7 @@ def sampling_of(options: SamplingOptions) -> Sampling:
         temperature=options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
+        min_p=options.min_p,
         seed=options.seed,
     )
 

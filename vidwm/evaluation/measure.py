@@ -31,7 +31,7 @@ from vidwm.evaluation.predict import (
 from vidwm.evaluation.windows import partners
 from vidwm.reward.pixels import masked_mae, masked_mse, moving_mask
 from vidwm.reward.scorer import Scorer
-from vidwm.rollout.engine import Sampling
+from vidwm.rollout.sampling import Sampling
 from vidwm.world_model.world_model import WorldModel
 
 COPY, BASE, MODEL, SHUFFLED, CEILING = SUBJECTS = (
@@ -81,19 +81,25 @@ def measure(
     metrics: Sequence[str],
     sampling: Sampling | None = None,
     num_samples: int = 1,
+    max_cache_gb: float | None = None,
     base: WorldModel | None = None,
 ) -> Measurement:
     """Score a model, its baselines and, if given, a base model on some windows of a source.
 
     windows: numbers into `source.windows`; metrics: what `Scorer` takes, measured on full frames;
     the moving metrics and the repetition rate are always added. The horizon is what the source's
-    clips hold beyond the context. With a single window there are no shuffled actions.
-    UserError when base and model differ in what a window is.
+    clips hold beyond the context; max_cache_gb bounds the caches of `generate`. With a single
+    window there are no shuffled actions. UserError when base and model differ in what a window is.
     """
     if base is not None:
         check_comparable(model, base)
     models = {MODEL: model} | ({} if base is None else {BASE: base})
-    draw = partial(predict, sampling=sampling or Sampling(), num_samples=num_samples)
+    draw = partial(
+        predict,
+        sampling=sampling or Sampling(),
+        num_samples=num_samples,
+        max_cache_gb=max_cache_gb,
+    )
     scorer, c = Scorer(model.decode, metrics), model.setting.context_frames
     partner = partners([source.windows[w].episode for w in windows]) if len(windows) > 1 else None
     chunk = _chunk_size(model, source, num_samples, 1 + len(models))

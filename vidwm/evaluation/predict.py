@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vidwm.data.clip import ClipBatch
 from vidwm.evaluation.repetition import repeats
-from vidwm.rollout.engine import Sampling, generate
+from vidwm.rollout.engine import generate
+from vidwm.rollout.sampling import Sampling
 from vidwm.world_model.world_model import WorldModel
 
 DECODE_FRAMES = 64
@@ -30,7 +31,11 @@ class Prediction:
 
 
 def predict(
-    model: WorldModel, batch: ClipBatch, sampling: Sampling, num_samples: int
+    model: WorldModel,
+    batch: ClipBatch,
+    sampling: Sampling,
+    num_samples: int,
+    max_cache_gb: float | None = None,
 ) -> Prediction:
     """Futures of the batch's contexts under its actions, up to the last frame of its clips."""
     c = model.setting.context_frames
@@ -44,6 +49,7 @@ def predict(
         keys=batch.keys,
         sampling=sampling,
         horizon=batch.frames.shape[1] - c,
+        max_cache_gb=max_cache_gb,
     )
     return _decoded(model, rollouts.tokens, context[:, -1])
 

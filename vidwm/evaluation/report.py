@@ -98,6 +98,7 @@ def setting_line(report: Report) -> str:
     drawn = f"temperature {sampling['temperature']:g}"
     drawn += f", top_k {sampling['top_k']}" if sampling["top_k"] else ""
     drawn += f", top_p {sampling['top_p']:g}" if sampling["top_p"] < 1 else ""
+    drawn += f", min_p {sampling['min_p']:g}" if sampling["min_p"] > 0 else ""
     return (
         f"{data['windows']} windows of {data['episodes']} {whose} episodes of {data['path']}: "
         f"{setting['context_frames']} context frames, {setting['horizon']} predicted, "

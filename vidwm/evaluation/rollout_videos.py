@@ -44,7 +44,9 @@ def render_rollouts(config: RolloutConfig) -> list[Path]:
     _check_free([picture, *(path for s in stems for path in video_paths(s, gif=config.gif))])
 
     batch = source.batch([source.windows.index(window)])
-    prediction = predict(model, batch, sampling_of(config), config.num_samples)
+    prediction = predict(
+        model, batch, sampling_of(config), config.num_samples, config.max_cache_gb or None
+    )
     c = model.setting.context_frames
     frames, futures = batch.float_frames(), prediction.frames.cpu()
     held = copy_last_frame(batch, c).frames

@@ -12,7 +12,7 @@ from vidwm.data.sampler import ClipSource, Window
 from vidwm.data.video import write_gif, write_video
 from vidwm.evaluation.predict import predict
 from vidwm.evaluation.strips import titled_strip
-from vidwm.rollout.engine import Sampling
+from vidwm.rollout.sampling import Sampling
 from vidwm.world_model.world_model import WorldModel
 
 EXAMPLES = 4

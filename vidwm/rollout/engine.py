@@ -1,50 +1,68 @@
 """G imagined futures of every context: prefill once, fork, decode.
 
 The context is computed and stored once; its G rollouts share it and only their own tokens exist
-G times. Every sampled token costs one decoding step. The action that follows a frame is given, so
-it rides in the same step as the frame's last token. Logits are computed for visual ids alone, the
-only legal ones. The randomness of a token is a function of (seed, context key, rollout, frame,
-place), so tokens do not depend on batch size, order or split.
+G times. Logits are computed for visual ids alone, the only legal ones, and never leave the draw.
+The randomness of a token is a function of (seed, context key, rollout, frame, place), so tokens
+depend neither on batch size, order or split nor on drafts. Batches whose caches would not fit the
+budget are decoded in parts.
 Longer horizons than the model was trained for re-anchor: its last frames become a new context.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from vidwm_kernels.sample_tokens import sample_tokens, token_states
 
 from vidwm.errors import UserError
-from vidwm.world_model.kv_cache import GroupCache
+from vidwm.rollout.block_size import STEP_COSTS
+from vidwm.rollout.decoder import Decoder
+from vidwm.rollout.draft import SLACK, DraftedDecoding, worth_drafting
+from vidwm.rollout.graph import decoder_class
+from vidwm.rollout.kv_cache import GroupCache, cache_bytes
+from vidwm.rollout.lockstep import decode_lockstep
+from vidwm.rollout.request import check_request
+from vidwm.rollout.sampling import Sampling, random_states
+from vidwm.rollout.window import Window
 from vidwm.world_model.layout import Layout
 from vidwm.world_model.transformer import Transformer
 
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How tokens are drawn: temperature 0 takes the likeliest, top_k 0 and top_p 1 keep all."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and self.top_k >= 0 and 0 < self.top_p <= 1):
-            raise UserError(
-                f"Sampling needs temperature >= 0, top_k >= 0 and 0 < top_p <= 1, got "
-                f"{self.temperature}, {self.top_k} and {self.top_p}."
-            )
+GB = 10**9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
-    """tokens (B, G, h, N) int64; logprobs (B, G, h, N) float32 in nats, as they were sampled."""
+    """tokens (B, G, h, N) int64; logprobs (B, G, h, N) float32 in nats, as they were sampled.
+
+    tokens_per_pass: new tokens, actions included, per rollout and pass through the transformer;
+    1 without drafts, or a little more, since actions share a pass.
+    """
 
     tokens: Tensor
     logprobs: Tensor
+    tokens_per_pass: float
+
+    def reshape(self, *groups: int) -> Rollouts:
+        """The same rollouts with other (B, G)."""
+        return dataclasses.replace(
+            self,
+            tokens=self.tokens.view(*groups, *self.tokens.shape[2:]),
+            logprobs=self.logprobs.view(*groups, *self.tokens.shape[2:]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One context of `generate_mixed`: tokens (c, N), bins (>= c + horizon - 1, A), a name."""
+
+    prompt_tokens: Tensor
+    bins: Tensor
+    key: int
+    group_size: int
 
 
 @torch.no_grad()
@@ -59,120 +77,162 @@ def generate(
     sampling: Sampling,
     horizon: int | None = None,
     first_rollout: int = 0,
+    legal: Tensor | None = None,
+    drafts: bool = True,
+    max_cache_gb: float | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Rollouts:
     """Roll out every context `group_size` times.
 
     prompt_tokens (B, c, N); bins (B, >= c + horizon - 1, A), the actions from the first context
     frame on; keys (B,) int64 name the contexts. `horizon` in frames (None = the layout's);
-    rollouts are numbered from `first_rollout`, so a group may be drawn in parts. UserError when
-    sizes do not agree or the sequence is longer than the model's positions.
+    rollouts are numbered from `first_rollout`, so a group may be drawn in parts. legal (K,) or
+    (N, K) bool, which tokens may stand (at each place of) a frame; dtype: in which to decode
+    (None = the weights'). `drafts` and `max_cache_gb`, the size of key-value caches at a time (10^9
+    bytes; None = no bound), change the speed, not the tokens. UserError when sizes do not agree,
+    the sequence is longer than the model's positions, or one context's caches exceed the budget.
     """
     horizon = layout.horizon if horizon is None else horizon
     device = transformer.lm_head.weight.device
     prompt_tokens, bins, keys = prompt_tokens.to(device), bins.to(device), keys.to(device)
-    check_request(transformer, layout, prompt_tokens, bins, group_size, keys, horizon)
+    check_request(transformer, layout, prompt_tokens, bins, group_size, keys, horizon, legal)
     states = random_states(layout, keys, group_size, sampling, horizon, first_rollout)
-    rows, tokens, logprobs = prompt_tokens, [], []
+    legal = None if legal is None else legal.to(device)
+    dtype = dtype or transformer.dtype
+    decoder = decoder_class(device)(transformer, layout.codebook_size, sampling, dtype, SLACK)
+    job = _Job(transformer, decoder, layout, legal, drafts, max_cache_gb)
+    rows, parts = prompt_tokens, []
     for start in range(0, horizon, layout.horizon):
-        drawn = states[:, :, start : start + layout.horizon]
+        drawn, actions = states[:, :, start : start + layout.horizon], bins
         if start:
             # From here on every rollout has a context of its own.
             drawn = drawn.flatten(0, 1)[:, None]
             actions = bins[:, start:].repeat_interleave(group_size, dim=0)
-        else:
-            actions = bins
-        found = _decode(transformer, layout, rows, actions, drawn, sampling)
-        tokens.append(found[0].reshape(*states.shape[:2], *found[0].shape[2:]))
-        logprobs.append(found[1].reshape(tokens[-1].shape))
+        found = job.window(rows, actions, drawn)
+        parts.append(found.reshape(*states.shape[:2]))
         past = prompt_tokens[:, None].expand(-1, group_size, -1, -1)
-        rows = torch.cat([past, *tokens], dim=2)[:, :, -layout.context_frames :].flatten(0, 1)
-    return Rollouts(tokens=torch.cat(tokens, dim=2), logprobs=torch.cat(logprobs, dim=2))
+        rows = torch.cat([past, *(part.tokens for part in parts)], dim=2)
+        rows = rows[:, :, -layout.context_frames :].flatten(0, 1)
+    return joined(parts, dim=2)
 
 
-def random_states(
-    layout: Layout, keys: Tensor, group_size: int, sampling: Sampling, horizon: int, first: int
-) -> Tensor:
-    """What the randomness of every token starts from: (B, G, horizon, N) int64."""
-    N = layout.tokens_per_frame
-    rollouts = torch.arange(first, first + group_size, device=keys.device)
-    places = torch.arange(horizon * N, device=keys.device).view(horizon, N)
-    return token_states(sampling.seed, keys, rollouts, places)
-
-
-def check_request(
+def generate_mixed(
     transformer: Transformer,
     layout: Layout,
-    prompt_tokens: Tensor,
-    bins: Tensor,
-    group_size: int,
-    keys: Tensor,
-    horizon: int,
-) -> None:
-    """UserError or ValueError when the arguments of `generate` cannot be served."""
-    if group_size < 1 or horizon < 1:
-        raise UserError(
-            f"group_size and horizon must be at least 1, got {group_size} and {horizon}."
-        )
-    if keys.shape != (len(prompt_tokens),) or keys.dtype != torch.int64:
-        raise ValueError(
-            f"keys must be ({len(prompt_tokens)},) int64, got {tuple(keys.shape)} {keys.dtype}"
-        )
-    if bins.shape[1] < layout.context_frames + horizon - 1:
-        raise UserError(
-            f"{horizon} frames after {layout.context_frames} context frames need "
-            f"{layout.context_frames + horizon - 1} actions, got {bins.shape[1]}."
-        )
-    # Both calls check what they are given, before anything is computed from it.
-    layout.prompt(prompt_tokens, bins)
-    layout.action_ids(bins)
-    config = transformer.config
-    if config.vocab_size != layout.vocab_size:
-        raise UserError(
-            f"The transformer has {config.vocab_size} ids, the layout {layout.vocab_size}; "
-            f"they belong to different models."
-        )
-    frames = min(horizon, layout.horizon)
-    longest = layout.prompt_length + frames * layout.block - layout.action_dims
-    if longest > config.max_position_embeddings:
-        raise UserError(
-            f"Context and future take {longest} tokens, more than the model's "
-            f"max_position_embeddings {config.max_position_embeddings}; use fewer frames."
-        )
+    requests: Sequence[Request],
+    **options: Any,
+) -> list[Rollouts]:
+    """Roll out contexts of different lengths and group sizes; one result (1, G, h, N) each.
 
-
-def _decode(
-    transformer: Transformer,
-    layout: Layout,
-    context: Tensor,
-    bins: Tensor,
-    states: Tensor,
-    sampling: Sampling,
-) -> tuple[Tensor, Tensor]:
-    """One window: context (B, c, N), states (B, G, frames, N) -> tokens and logprobs like them."""
-    G, frames, N = states.shape[1:]
-    c, legal = layout.context_frames, slice(0, layout.codebook_size)
-    forced = layout.action_ids(bins[:, c : c + frames - 1])[:, None].expand(-1, G, -1, -1)
-    hidden, prefix = transformer.prefill(layout.prompt(context, bins))
-    cache = GroupCache(prefix, G, frames * layout.block - layout.action_dims - 1)
-    logits = transformer.head(hidden[:, -1:], legal).expand(-1, G, -1)
-    tokens = torch.empty_like(states)
-    logprobs = torch.empty(states.shape, device=states.device)
-    for frame in range(frames):
-        for place in range(N):
-            drawn = sample_tokens(
-                logits,
-                states[:, :, frame, place],
-                0,
-                layout.codebook_size,
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
+    Requests of equal shape are decoded together. `options` are those of `generate`.
+    """
+    shapes = [(len(r.prompt_tokens), len(r.bins), r.group_size) for r in requests]
+    results: list[Rollouts | None] = [None] * len(requests)
+    for shape in sorted(set(shapes)):
+        members = [index for index, found in enumerate(shapes) if found == shape]
+        found = generate(
+            transformer,
+            dataclasses.replace(layout, context_frames=shape[0]),
+            torch.stack([requests[i].prompt_tokens for i in members]),
+            torch.stack([requests[i].bins for i in members]),
+            group_size=shape[2],
+            keys=torch.tensor([requests[i].key for i in members]),
+            **options,
+        )
+        for row, index in enumerate(members):
+            part = slice(row, row + 1)
+            results[index] = dataclasses.replace(
+                found, tokens=found.tokens[part], logprobs=found.logprobs[part]
             )
-            tokens[:, :, frame, place], logprobs[:, :, frame, place] = drawn
-            fed = drawn[0][..., None]
-            if place == N - 1:
-                if frame == frames - 1:
-                    break
-                fed = torch.cat([fed, forced[:, :, frame]], dim=2)
-            logits = transformer.head(transformer.step(fed, cache)[:, :, -1], legal)
-    return tokens, logprobs
+    return [result for result in results if result is not None]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What does not change from window to window."""
+
+    transformer: Transformer
+    decoder: Decoder
+    layout: Layout
+    legal: Tensor | None
+    drafts: bool
+    max_cache_gb: float | None
+
+    def window(self, context: Tensor, bins: Tensor, states: Tensor) -> Rollouts:
+        """context (B, c, N), states (B, G, frames, N) -> rollouts (B, G, frames, N), in parts."""
+        size = self._contexts_at_a_time(states)
+        parts = [
+            self._decode(*part)
+            for part in zip(*(x.split(size) for x in (context, bins, states)), strict=True)
+        ]
+        return joined(parts, dim=0)
+
+    def _decode(self, context: Tensor, bins: Tensor, states: Tensor) -> Rollouts:
+        layout, frames = self.layout, states.shape[2]
+        c = layout.context_frames
+        actions = layout.action_ids(bins[:, c : c + frames - 1])
+        window = Window.after(layout, context, actions, states, self.legal)
+        prompt = layout.prompt(context, bins)
+        return decode_window(self.transformer, self.decoder, prompt, window, drafts=self.drafts)
+
+    def _contexts_at_a_time(self, states: Tensor) -> int:
+        """As many contexts as fit into the budget; UserError when not even one does."""
+        if self.max_cache_gb is None:
+            return len(states)
+        config = self.transformer.config
+        one = cache_bytes(
+            layers=config.num_hidden_layers,
+            kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            prefix=self.layout.prompt_length,
+            suffix=_capacity(self.layout, states.shape[2], self.drafts),
+            group_size=states.shape[1],
+            size=self.decoder.dtype.itemsize,
+        )
+        fit = int(self.max_cache_gb * GB // one)
+        if not fit:
+            raise UserError(
+                f"One context with {states.shape[1]} rollouts needs {one / GB:.3g} GB of "
+                f"key-value caches, more than max_cache_gb {self.max_cache_gb:g}; raise it or use "
+                f"fewer rollouts."
+            )
+        return fit
+
+
+def decode_window(
+    transformer: Transformer, decoder: Decoder, prompt: Tensor, window: Window, *, drafts: bool
+) -> Rollouts:
+    """One window of all contexts at once: prompt (B, P) ids, prefilled once and shared."""
+    G, frames = window.states.shape[1:3]
+    device = prompt.device.type
+    with torch.autocast(device, decoder.dtype, enabled=decoder.dtype != transformer.dtype):
+        hidden, prefix = transformer.prefill(prompt)
+    prefix = [(k.to(decoder.dtype), v.to(decoder.dtype)) for k, v in prefix]
+    cache = GroupCache(prefix, G, _capacity(window.layout, frames, drafts))
+    last = hidden[:, None, -1:].to(decoder.dtype)
+    cost = STEP_COSTS[device]
+    if drafts and worth_drafting(window, cost):
+        drafted = DraftedDecoding(decoder, cache, window, cost)
+        tokens, logprobs = drafted.run(last)
+        passes = drafted.passes / window.states.shape[:2].numel()
+    else:
+        tokens, logprobs = decode_lockstep(decoder, cache, last, window)
+        passes = frames * window.layout.tokens_per_frame - 1
+    per_pass = (window.length - 1) / max(passes, 1)
+    return Rollouts(tokens=tokens, logprobs=logprobs, tokens_per_pass=per_pass)
+
+
+def _capacity(layout: Layout, frames: int, drafts: bool) -> int:
+    """Suffix tokens to make room for: the last token of the window is never fed."""
+    return frames * layout.block - layout.action_dims - 1 + (SLACK if drafts else 0)
+
+
+def joined(parts: Sequence[Rollouts], dim: int) -> Rollouts:
+    """Rollouts of contexts (dim 0), or of windows of the same contexts (dim 2), as one."""
+    sizes = [part.tokens.numel() for part in parts]
+    passes = sum(n / part.tokens_per_pass for n, part in zip(sizes, parts, strict=True))
+    return Rollouts(
+        tokens=torch.cat([part.tokens for part in parts], dim=dim),
+        logprobs=torch.cat([part.logprobs for part in parts], dim=dim),
+        tokens_per_pass=sum(sizes) / passes,
+    )

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from vidwm_kernels.sample_tokens import sample_tokens
 
-from vidwm.rollout.engine import Rollouts, Sampling, check_request, random_states
+from vidwm.rollout.engine import Rollouts
+from vidwm.rollout.request import check_request
+from vidwm.rollout.sampling import Sampling, random_states
 from vidwm.world_model.layout import Layout
 from vidwm.world_model.transformer import Transformer
 
@@ -27,10 +29,11 @@ def generate_naive(
     sampling: Sampling,
     horizon: int | None = None,
     first_rollout: int = 0,
+    legal: Tensor | None = None,
 ) -> Rollouts:
     """What `vidwm.rollout.engine.generate` returns, from the same arguments."""
     horizon = layout.horizon if horizon is None else horizon
-    check_request(transformer, layout, prompt_tokens, bins, group_size, keys, horizon)
+    check_request(transformer, layout, prompt_tokens, bins, group_size, keys, horizon, legal)
     states = random_states(layout, keys, group_size, sampling, horizon, first_rollout)
     tokens = torch.empty_like(states)
     logprobs = torch.empty(states.shape)
@@ -42,20 +45,23 @@ def generate_naive(
                 drawn: list[Tensor] = []
                 for place in range(layout.tokens_per_frame):
                     ids = _sequence(layout, frames[start:], bins[b, start:], drawn)
-                    logits = transformer(ids[None], slice(-1, None))[0, 0]
-                    token, logprobs[b, g, frame, place] = sample_tokens(
-                        logits,
+                    found = sample_tokens(
+                        transformer.hidden(ids[None])[0, -1],
+                        transformer.model.norm.weight,
+                        transformer.lm_head.weight[: layout.codebook_size],
                         states[b, g, frame, place],
-                        0,
-                        layout.codebook_size,
+                        eps=transformer.model.norm.eps,
                         temperature=sampling.temperature,
                         top_k=sampling.top_k,
                         top_p=sampling.top_p,
+                        min_p=sampling.min_p,
+                        legal=legal if legal is None or legal.ndim == 1 else legal[place],
                     )
-                    drawn.append(token)
+                    logprobs[b, g, frame, place] = found.logprobs
+                    drawn.append(found.tokens)
                 frames.append(torch.stack(drawn))
             tokens[b, g] = torch.stack(frames[-horizon:])
-    return Rollouts(tokens=tokens, logprobs=logprobs)
+    return Rollouts(tokens=tokens, logprobs=logprobs, tokens_per_pass=1.0)
 
 
 def _sequence(layout: Layout, frames: list[Tensor], bins: Tensor, drawn: list[Tensor]) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,16 +24,12 @@ from vidwm.evaluation.sources import open_sources
 from vidwm.evaluation.strips import strip
 from vidwm.reward.mix import mixed, parse_reward, reward
 from vidwm.reward.scorer import Scorer
-from vidwm.rollout.engine import Sampling, generate
+from vidwm.rollout.engine import generate
+from vidwm.rollout.sampling import Sampling
 from vidwm.training.credit import local_rewards
-from vidwm.training.grpo_loss import (
-    GrpoSettings,
-    advantages,
-    denominator,
-    kl_estimate,
-    policy_losses,
-)
+from vidwm.training.grpo_loss import advantages
 from vidwm.training.loop import Stage, fit
+from vidwm.training.policy_update import Experience, PolicyUpdate
 from vidwm.training.run_folder import open_run
 from vidwm.training.sharpness import Sharpness
 from vidwm.training.stopwatch import Stopwatch
@@ -46,19 +41,6 @@ from vidwm.world_model.world_model import WorldModel
 HELDOUT_CONTEXTS = 64
 SAMPLE_CONTEXTS = 4
 SEED_STRIDE = 1_000_003
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experience:
-    """What one step sampled: contexts, rollouts and how good they were."""
-
-    context: Tensor  # (B, c, N) tokens
-    bins: Tensor  # (B, T, A)
-    tokens: Tensor  # (B, G, h, N)
-    sampled_logprobs: Tensor  # (B, G, h * N), as the sampler found them
-    old_logprobs: Tensor  # (B, G, h * N), of the policy before this step's updates
-    ref_logprobs: Tensor | None  # (B, G, h * N)
-    advantages: Tensor  # (B, G, h * N), or (B, G, 1) where all tokens share their rollout's
 
 
 class GrpoStage(Stage):
@@ -87,18 +69,7 @@ class GrpoStage(Stage):
         self.weights = parse_reward(config.reward)
         grid = model.tokenizer.config.grid if config.credit == "local" else None
         self.scorer = Scorer(model.decode, tuple(self.weights), grid=grid)
-        self.settings = GrpoSettings(
-            epsilon=config.epsilon,
-            epsilon_high=config.epsilon if config.epsilon_high is None else config.epsilon_high,
-            delta=config.delta,
-            beta=config.beta,
-            kl_estimator=config.kl_estimator,
-        )
-
-    @property
-    def single_update(self) -> bool:
-        """One update per step: the policy that is trained is the one that sampled."""
-        return self.config.num_iterations == 1 and self.config.mini_batches == 1
+        self.policy = PolicyUpdate(model, config, self.sharpness)
 
     def train_step(
         self, step: int, updaters: Mapping[str, Updater]
@@ -111,7 +82,7 @@ class GrpoStage(Stage):
         kept = experience.advantages.abs().amax(dim=(1, 2)) > 0
         logs["dropped_groups"] = float((~kept).float().mean())
         with watch.phase("train"):
-            logs |= self.update(experience, kept, updaters)
+            logs |= self.policy.update(experience, kept, updaters)
         logs["sharpness"] = float(self.sharpness.log_scale.detach().exp())
         logs |= watch.seconds
         frames = experience.tokens.shape[:3].numel()
@@ -138,6 +109,8 @@ class GrpoStage(Stage):
                 sampling=Sampling(
                     temperature=config.temperature, seed=config.seed * SEED_STRIDE + step
                 ),
+                max_cache_gb=config.max_cache_gb or None,
+                dtype=self._decoding_dtype(updater),
             )
         with watch.phase("reward"):
             rewards, metrics, credited = self.judge(rollouts.tokens, truth)
@@ -148,7 +121,7 @@ class GrpoStage(Stage):
                     self.reference, rollouts.tokens, context, bins, updater
                 )
         old_logprobs = rollouts.logprobs.flatten(2)
-        if not self.single_update:
+        if not self.policy.single_update:
             # What the trainer itself finds, lest rounding (bf16) move the first ratio from 1.
             with watch.phase("old_logprobs"):
                 old_logprobs = self._fixed_logprobs(
@@ -168,9 +141,15 @@ class GrpoStage(Stage):
         logs: dict[str, float | Tensor] = {
             "reward": rewards.mean(),
             "spread": spread.mean(),
+            "tokens_per_pass": rollouts.tokens_per_pass,
             "repetition_rate": repetition_rate(rollouts.tokens, context[:, -1]),
         }
         return experience, logs | {f"reward_{n}": v.mean() for n, v in metrics.items()}
+
+    def _decoding_dtype(self, updater: Updater) -> torch.dtype | None:
+        """Of rollouts: on a GPU the precision of training, on a CPU that of the weights."""
+        half = updater.precision == "bf16" and self.device.type == "cuda"
+        return torch.bfloat16 if half else None
 
     def judge(self, tokens: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Rewards (B, G), their metrics (B, G, T), and what tokens are credited with.
@@ -206,74 +185,6 @@ class GrpoStage(Stage):
                 micro_batch=self.config.micro_batch or None,
             )
         return logprobs.flatten(2)
-
-    def update(
-        self, experience: Experience, kept: Tensor, updaters: Mapping[str, Updater]
-    ) -> dict[str, float | Tensor]:
-        """All updates on one batch of rollouts; groups without spread take no part."""
-        rows = kept.nonzero().squeeze(1)
-        if not len(rows):
-            return {"loss": 0.0}
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
-        for _ in range(self.config.num_iterations):
-            for part in rows.tensor_split(min(self.config.mini_batches, len(rows))):
-                share = round(len(kept) * len(part) / len(rows))
-                for name, value in self._one_update(experience, part, share, updaters).items():
-                    sums[name] = sums.get(name, torch.zeros(())) + value
-                    counts[name] = counts.get(name, 0) + 1
-        return {name: value / counts[name] for name, value in sums.items()}
-
-    def _one_update(
-        self,
-        experience: Experience,
-        rows: Tensor,
-        contexts: int,
-        updaters: Mapping[str, Updater],
-    ) -> dict[str, Tensor]:
-        G, tokens = experience.old_logprobs.shape[1:]
-        divisor = denominator(len(rows) * G, contexts * G, tokens, self.config.loss_type)
-        updater = updaters["transformer"]
-        totals: dict[str, Tensor] = {}
-        for part in rows.split(self.config.micro_batch or len(rows)):
-            with updater.autocast():
-                loss, sums = self._losses(experience, part)
-            updater.backward(loss / divisor)
-            for name, value in (sums | {"loss": loss.detach()}).items():
-                totals[name] = totals.get(name, torch.zeros((), device=value.device)) + value
-        for each in updaters.values():
-            each.apply()
-        count = len(rows) * G * tokens
-        logs = {name: value / count for name, value in totals.items()}
-        return logs | {"loss": totals["loss"] / divisor}
-
-    def _losses(self, experience: Experience, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Summed loss of some groups, and sums over tokens of what is logged."""
-        settings = self.settings
-        logprobs, entropy = (
-            value.flatten(2)
-            for value in sequence_logprobs(
-                self.model.transformer,
-                self.model.layout,
-                experience.tokens[rows],
-                experience.context[rows],
-                experience.bins[rows],
-                temperature=self.sharpness.temperature(self.config.temperature),
-            )
-        )
-        old = logprobs.detach() if self.single_update else experience.old_logprobs[rows]
-        losses, ratio, clipped = policy_losses(logprobs, old, experience.advantages[rows], settings)
-        sums = {
-            "ratio": ratio,
-            "clip_fraction": clipped.float(),
-            "entropy": entropy,
-            "sampler_gap": (old - experience.sampled_logprobs[rows]).abs(),
-        }
-        if experience.ref_logprobs is not None:
-            kl = kl_estimate(logprobs, experience.ref_logprobs[rows], settings.kl_estimator)
-            losses = losses + settings.beta * kl
-            sums["kl"] = kl
-        return losses.sum(), {name: value.detach().sum() for name, value in sums.items()}
 
     def evaluate(self) -> dict[str, float]:
         """Reward and its parts on fixed held-out contexts, one future each."""

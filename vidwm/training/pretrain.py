@@ -30,7 +30,8 @@ from vidwm.data.sampler import (
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.evaluation.strips import strip
-from vidwm.rollout.engine import Sampling, generate
+from vidwm.rollout.engine import generate
+from vidwm.rollout.sampling import Sampling
 from vidwm.tokenizer.frame import FrameTokenizer
 from vidwm.training.loop import Stage, fit
 from vidwm.training.run_folder import open_run

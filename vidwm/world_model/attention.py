@@ -1,6 +1,6 @@
 """Rotary positions, and the ways in which tokens attend during training.
 
-Decoding attends through `vidwm_kernels.group_attention` (see `kv_cache.py`); these are the
+Decoding attends through `vidwm_kernels.group_attention` (`vidwm.rollout.decoder`); these are the
 differentiable ways, both on PyTorch's fused attention. On a CPU they compute in fp32 even under
 autocast: the bf16 backward pass is slower there.
 """

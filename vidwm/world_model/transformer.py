@@ -2,9 +2,10 @@
 
 Pre-norm blocks of rotary self-attention and a SiLU-gated MLP, RMSNorm, no biases. Module names
 equal those of `transformers.LlamaForCausalLM`, so a state dict goes both ways without renaming.
-One block serves every way to run: training, prefill, shared-prefix training and cached decoding
-differ only in the `attend` function given to it. Left out on purpose: rope scaling,
-attention bias, dropout, padding masks and tied embeddings; no world model here needs them.
+One block serves training, prefill and shared-prefix training, which differ only in the `attend`
+function given to it; cached decoding has an arrangement of its own, `vidwm.rollout.decoder`.
+Left out on purpose: rope scaling, attention bias, dropout, padding masks and tied embeddings; no
+world model here needs them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from vidwm.world_model.attention import (
     rope_tables,
     rotate,
 )
-from vidwm.world_model.kv_cache import GroupCache
 from vidwm.world_model.llama_files import (
     INIT_STD,
     WEIGHTS_FILE,
@@ -99,7 +99,10 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, blocks and final norm: ids (..., L) at positions from `start` on -> states."""
+    """Embedding and blocks: ids (..., L) at positions from `start` on -> states.
+
+    The final norm lies here, where Llama's files have it, but is applied by the head.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -124,7 +127,7 @@ class Decoder(nn.Module):
         x = self.embed_tokens(ids)
         for index, layer in enumerate(self.layers):
             x = layer(x, cos, sin, index, attend)
-        return self.norm(x)
+        return x
 
 
 class Transformer(nn.Module):
@@ -151,22 +154,27 @@ class Transformer(nn.Module):
         write_config(Path(directory), self.config, dtype)
         save_weights(self, Path(directory) / WEIGHTS_FILE, dtype)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.lm_head.weight.dtype
+
     def forward(self, input_ids: Tensor, positions: slice | Tensor | None = None) -> Tensor:
         """Ids (B, L) -> logits (B, L', V); the LM head runs only at `positions` (None = all)."""
         hidden = self.hidden(input_ids)
         return self.head(hidden if positions is None else hidden[:, positions])
 
     def hidden(self, input_ids: Tensor) -> Tensor:
-        """Ids (B, L) -> states after the final norm (B, L, D), causal."""
+        """Ids (B, L) -> states before the final norm (B, L, D), causal."""
         return self.model(input_ids, 0, causal_attention)
 
     def head(self, hidden: Tensor, legal: slice = slice(None)) -> Tensor:
-        """States (..., D) -> logits (..., ids in `legal`).
+        """Final norm and LM head: states (..., D) -> logits (..., ids in `legal`).
 
         Computing only the legal rows of the LM head is exact: a softmax masked to those ids never
         sees the others.
         """
-        return F.linear(hidden, self.lm_head.weight[legal])
+        return F.linear(self.model.norm(hidden), self.lm_head.weight[legal])
 
     def prefill(self, input_ids: Tensor) -> tuple[Tensor, Prefix]:
         """Contexts (B, P) -> states (B, P, D), and the keys and values that futures attend to."""
@@ -181,9 +189,3 @@ class Transformer(nn.Module):
         is computed once, not G times.
         """
         return self.model(input_ids, prefix[0][0].shape[2], continuing(prefix))
-
-    def step(self, input_ids: Tensor, cache: GroupCache) -> Tensor:
-        """Feed the next tokens of every rollout: ids (B, G, L) -> states (B, G, L, D)."""
-        hidden = self.model(input_ids, cache.position, cache.attend)
-        cache.advance(input_ids.shape[2])
-        return hidden
