@@ -1,6 +1,7 @@
 # Needs Python >= 3.10, make and git; everything else goes into .venv.
 #   make demo    post-train the bundled world model on the bundled data, measure it, render videos
 #   make test    run the tests          make lint    check style and types
+#   make kernels compile the GPU kernels for sm_80 and sm_90 and inspect them; needs no GPU
 #   make setup   only install           make clean   remove caches and runs/demo (.venv stays)
 # Another Python: make PYTHON=python3.12 setup
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint kernels setup clean
 
 # The three commands a user would type. Each demo starts afresh, so the last one's files go first.
 demo: $(VENV)/.installed
@@ -24,6 +25,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+kernels: $(VENV)/.installed-dev
+	$(BIN)/python tools/kernel_report.py
 
 setup: $(VENV)/.installed
 
