@@ -18,7 +18,8 @@ class Launch:
 
     args: tensors and numbers by parameter name, constants: its `tl.constexpr` parameters;
     grid: one to three sizes. matrix says that the kernel's work is a matrix product, so that it
-    must use the tensor cores.
+    must use the tensor cores; streams that it reads whole tensors, so that it must load 16 bytes a
+    thread at a time.
     """
 
     kernel: Any
@@ -28,6 +29,7 @@ class Launch:
     num_warps: int = 4
     num_stages: int = 3
     matrix: bool = False
+    streams: bool = False
 
     @property
     def name(self) -> str:

@@ -180,7 +180,7 @@ def launch(
     )
 
 
-def tiles(R: int, N: int, sets: int, dtype: torch.dtype) -> tuple[dict[str, int], dict[str, int]]:
+def tiles(R: int, N: int, sets: int, dtype: torch.dtype) -> tuple[dict[str, int], dict[str, Any]]:
     """Blocks of a kernel around `product`, then its warps and stages.
 
     Every program reads its rows of x in full, from L2 where another has read them: wide tiles spare

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from functools import cache
 from math import gcd
+from typing import Any
 
 import torch
 import triton
@@ -246,7 +247,7 @@ def plan(
     return [prefix, suffix], out
 
 
-def tiles(rows: int, D: int, dtype: torch.dtype) -> tuple[dict[str, int], dict[str, int]]:
+def tiles(rows: int, D: int, dtype: torch.dtype) -> tuple[dict[str, int], dict[str, Any]]:
     """Block sizes for `rows` queries that meet the same keys, then warps and stages."""
     block_d = max(16, triton.next_power_of_2(D))
     wide = block_d * dtype.itemsize  # bytes of a row of keys
