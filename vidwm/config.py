@@ -248,6 +248,7 @@ class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
     """GRPO: the world model, post-trained on decoded predictions."""
 
     reward: str = option("lpips=1,mae=1", "weighted mix of metrics, better is always higher")
+    max_scoring_gb: float = option(1.0, "frames and features at a time, in scoring", above=0)
     steps: int = option(200, "rollout batches, each followed by its updates", at_least=1)
     batch_size: int = option(8, "contexts per step", at_least=1)
     learning_rate: float = option(5e-5, "peak learning rate of AdamW", above=0)

@@ -10,6 +10,7 @@ import torch
 
 from vidwm.errors import UserError
 from vidwm.reward import pixels
+from vidwm.reward.live_memory import peak_bytes
 from vidwm.reward.perceptual import PerceptualNet, load_perceptual
 from vidwm.reward.scorer import Scorer, _FeaturePass
 
@@ -205,3 +206,42 @@ def test_a_map_says_where_the_error_is():
 def test_a_metric_without_a_map_is_refused():
     with pytest.raises(UserError, match="ssim is no mean over places"):
         Scorer(decode, ("mae", "ssim"), grid=(4, 4))
+
+
+def random_rollouts(contexts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """tokens (contexts, 4, 2, 4), no frame twice, and true frames."""
+    numbers = torch.randperm(10**4)[: contexts * 8].view(contexts, 4, 2, 1)
+    return numbers // 10 ** torch.arange(4) % 10, torch.rand(contexts, 2, 3, 64, 64)
+
+
+def painted(tokens: torch.Tensor) -> torch.Tensor:
+    """A decoder: every token is a shade of a quarter of the frame."""
+    return (
+        (tokens.view(-1, 1, 2, 2) / 10)
+        .expand(-1, 3, -1, -1)
+        .repeat_interleave(32, 2)
+        .repeat_interleave(32, 3)
+    )
+
+
+def test_memory_is_bounded_by_the_budget_whatever_there_is_to_score() -> None:
+    peaks = []
+    for contexts in (8, 64):
+        scorer = Scorer(painted, ["lpips", "mae", "ssim"], memory_gb=0.05)
+        tokens, true = random_rollouts(contexts)
+        peaks.append(peak_bytes(lambda s=scorer, t=tokens, x=true: s.score(t, x)))
+    assert max(peaks) < 0.05e9 and peaks[1] < 1.1 * peaks[0]
+
+
+def test_budgets_change_the_number_of_frames_at_a_time_and_nothing_else() -> None:
+    tokens, true = random_rollouts(3)
+    found, sizes = [], []
+    for memory_gb in (1e-6, 0.02, 1.0):
+        calls: list[int] = []
+        decode = lambda rows, calls=calls: calls.append(len(rows)) or painted(rows)  # noqa: E731
+        found.append(Scorer(decode, ["lpips", "mae"], memory_gb=memory_gb).score(tokens, true))
+        sizes.append(max(calls))
+    assert sizes[0] == 1 < sizes[1] < sizes[2] == 24
+    for scores in found[1:]:
+        for name, value in scores.items():
+            torch.testing.assert_close(value, found[0][name], rtol=1e-5, atol=1e-6)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from vidwm_kernels.pixel_errors import WINDOW
+
 from vidwm.errors import UserError
 from vidwm.reward.mix import HIGHER_IS_BETTER, check_metric, network_of
 from vidwm.reward.perceptual import MIN_SIZE, TRUNKS, available_perceptual
-from vidwm.reward.pixels import SSIM_WINDOW
 
 MOVING_METRICS = ("moving_mae", "moving_mse")
 # How far a pixel's largest channel must be from the last context frame to count as moving.
@@ -20,7 +21,7 @@ def frame_metrics(perceptual: str, size: tuple[int, int]) -> tuple[str, ...]:
     perceptual: `auto` (all networks at hand that can read such frames), `none`, or names joined
     by commas. UserError on a name that is no perceptual metric.
     """
-    pixel = ("mae", "mse", "psnr", "ssim") if min(size) >= SSIM_WINDOW else ("mae", "mse", "psnr")
+    pixel = ("mae", "mse", "psnr", "ssim") if min(size) >= WINDOW else ("mae", "mse", "psnr")
     if perceptual == "none":
         return pixel
     if perceptual == "auto":

@@ -4,8 +4,8 @@ Both frames run through a frozen trunk; at every stage the features are scaled t
 pixel, their squared differences weighted per channel by learnt heads, averaged over pixels and
 summed over stages (LPIPS, arXiv 1801.03924, eq. 1; ST-LPIPS, arXiv 2207.13686).
 
-The heads are non-negative, so their square roots are folded into the features: a distance is then a
-plain squared difference, and features of true frames can be computed once and compared many times.
+Features of true frames can be computed and made ready once, and compared many times; the comparison
+is the operation `lpips_distance` of `vidwm_kernels`.
 Everything runs in fp32, under autocast too. Weights: see `vidwm.reward.weights`.
 """
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from vidwm_kernels.lpips_distance import lpips_distance, unit
 
 from vidwm.errors import UserError
 from vidwm.reward import backbones
@@ -57,7 +58,7 @@ class PerceptualNet(nn.Module):
         for index, head in enumerate(heads):
             if (head < 0).any():
                 raise ValueError(f"head {index} has negative weights; a distance needs them >= 0")
-            self.register_buffer(f"root_head{index}", head.float().sqrt()[:, None, None])
+            self.register_buffer(f"head{index}", head.float())
         scale, shift = torch.tensor(SCALE), torch.tensor(SHIFT)
         # One multiply-add takes frames from [0, 1] to the trunk's range: (2 x - 1 - shift) / scale.
         self.register_buffer("gain", (2 / scale)[:, None, None])
@@ -66,10 +67,15 @@ class PerceptualNet(nn.Module):
         # Channels last halves the time of pooling, blurring and normalising on a CPU.
         self.to(memory_format=torch.channels_last)
 
-    def features(self, frames: Tensor) -> list[Tensor]:
-        """Weighted unit-length features of frames (M, 3, H, W) in [0, 1]: one map per stage.
+    @property
+    def heads(self) -> list[Tensor]:
+        """Weights (width,) of each stage's channels."""
+        return [self.get_buffer(f"head{index}") for index in range(len(self.trunk))]
 
-        Each is (M, width, h, w) fp32. Values outside [0, 1] (an unclamped decoder) are not refused.
+    def features(self, frames: Tensor) -> list[Tensor]:
+        """Features of frames (M, 3, H, W) in [0, 1]: one map (M, width, h, w) fp32 per stage.
+
+        Values outside [0, 1] (an unclamped decoder) are not refused.
         """
         if min(frames.shape[-2:]) < MIN_SIZE:
             raise UserError(
@@ -80,30 +86,30 @@ class PerceptualNet(nn.Module):
         features = []
         with torch.autocast(frames.device.type, enabled=False):
             maps = torch.addcmul(self.offset, frames.float(), self.gain)
-            for index, stage in enumerate(self.trunk):
+            for stage in self.trunk:
                 maps = stage(maps)
-                unit = F.normalize(maps, dim=1, eps=1e-10)
-                features.append(unit * self.get_buffer(f"root_head{index}"))
+                features.append(maps)
         return features
 
-    def distance(self, pred: Sequence[Tensor], true: Sequence[Tensor]) -> Tensor:
-        """Distance (M,) >= 0 between two results of `features`, frame by frame."""
-        stages = [
-            (a - b).square().sum(dim=(1, 2, 3)) / (a.shape[2] * a.shape[3])
-            for a, b in zip(pred, true, strict=True)
-        ]
-        return torch.stack(stages).sum(dim=0)
+    def true_features(self, frames: Tensor) -> list[Tensor]:
+        """As `features`, with unit length at every place: what predictions are compared with."""
+        return [unit(maps) for maps in self.features(frames)]
+
+    def distance(self, pred: Sequence[Tensor], true: Sequence[Tensor], index: Tensor) -> Tensor:
+        """Distance (M,) >= 0 of `features` pred to frames index (M,) of `true_features` true."""
+        return lpips_distance(pred, true, self.heads, index)
 
     def distance_map(
-        self, pred: Sequence[Tensor], true: Sequence[Tensor], grid: tuple[int, int]
+        self, pred: Sequence[Tensor], true: Sequence[Tensor], index: Tensor, grid: tuple[int, int]
     ) -> Tensor:
         """Where `distance` comes from: (M, *grid), the share of each cell; their mean is it.
 
         Stages whose cells do not divide into the grid are spread by area.
         """
         cells = []
-        for a, b in zip(pred, true, strict=True):
-            errors = (a - b).square().sum(dim=1, keepdim=True)
+        for a, b, head in zip(pred, true, self.heads, strict=True):
+            squares = (unit(a) - b[index]).square()
+            errors = torch.einsum("mchw,c->mhw", squares, head)[:, None]
             spread = F.interpolate(errors, size=grid, mode="area")
             missing = errors.mean(dim=(2, 3), keepdim=True) - spread.mean(dim=(2, 3), keepdim=True)
             cells.append((spread + missing).squeeze(1))
@@ -112,8 +118,9 @@ class PerceptualNet(nn.Module):
     def forward(self, pred: Tensor, true: Tensor) -> Tensor:
         """Distance (M,) between frames (M, 3, H, W) in [0, 1]; no gradient flows into `true`."""
         with torch.no_grad():
-            true_features = self.features(true)
-        return self.distance(self.features(pred), true_features)
+            ready = self.true_features(true)
+        same = torch.arange(len(pred), device=pred.device)
+        return self.distance(self.features(pred), ready, same)
 
 
 def load_perceptual(name: str = DEFAULT_PERCEPTUAL) -> PerceptualNet:

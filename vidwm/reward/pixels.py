@@ -14,12 +14,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from vidwm_kernels.pixel_errors import WINDOW, reference
 
 FRAME_DIMS = (-3, -2, -1)
-SSIM_WINDOW = 11
-SSIM_SIGMA = 1.5
-# Stabilisers of SSIM's two ratios: (0.01 * range)^2 and (0.03 * range)^2.
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 
 
 def check_frames(frames: Tensor, name: str) -> None:
@@ -56,40 +53,21 @@ def mse_map(pred: Tensor, true: Tensor, grid: tuple[int, int]) -> Tensor:
 
 def psnr(pred: Tensor, true: Tensor, eps: float = 1e-8) -> Tensor:
     """Peak signal-to-noise ratio in dB, per frame; `eps` caps it at 80 dB for equal frames."""
-    return -10 * torch.log10(mse(pred, true) + eps)
+    return psnr_of(mse(pred, true), eps)
+
+
+def psnr_of(mean_squares: Tensor, eps: float = 1e-8) -> Tensor:
+    """PSNR in dB of mean squared errors."""
+    return -10 * torch.log10(mean_squares + eps)
 
 
 def ssim(pred: Tensor, true: Tensor) -> Tensor:
     """Structural similarity, -1..1, 1 for equal frames. ValueError below 11 x 11 pixels."""
     pred, true = torch.broadcast_tensors(pred.float(), true.float())
     height, width = pred.shape[-2:]
-    if min(height, width) < SSIM_WINDOW:
+    if min(height, width) < WINDOW:
         raise ValueError(f"ssim needs frames of at least 11 x 11 pixels, got {height} x {width}")
-    means = _window_mean(torch.stack([pred, true, pred * pred + true * true, pred * true]))
-    mean_x, mean_y, mean_squares, mean_product = means
-    product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
-    luminance = (2 * product + SSIM_C1) / (squares + SSIM_C1)
-    structure = (2 * (mean_product - product) + SSIM_C2) / (mean_squares - squares + SSIM_C2)
-    return (luminance * structure).mean(FRAME_DIMS)
-
-
-def _window_mean(planes: Tensor) -> Tensor:
-    """Gaussian-weighted mean over every full 11 x 11 window of planes (..., H, W).
-
-    The window is separable, and two products with banded matrices are many times faster than
-    convolutions with one channel.
-    """
-    height, width = planes.shape[-2:]
-    return _window_rows(height, planes) @ planes @ _window_rows(width, planes).mT
-
-
-def _window_rows(size: int, like: Tensor) -> Tensor:
-    """(size - 10, size): row i holds the window's taps at columns i .. i + 10."""
-    row = torch.arange(size - SSIM_WINDOW + 1, device=like.device)[:, None]
-    offsets = torch.arange(size, device=like.device) - row - SSIM_WINDOW // 2
-    taps = torch.exp(-offsets.float().square() / (2 * SSIM_SIGMA**2))
-    taps = taps.masked_fill(offsets.abs() > SSIM_WINDOW // 2, 0.0)
-    return taps / taps.sum(dim=1, keepdim=True)
+    return reference.ssim(pred, true)
 
 
 def moving_mask(true: Tensor, last_context: Tensor, threshold: float = 0.05) -> Tensor:

@@ -4,7 +4,8 @@ Decoding and scoring share one pass over chunks of distinct frames, so the pixel
 are never alive together. A token frame that occurs several times, in any rollout, step or context,
 is decoded once, and each distinct (token frame, true frame) pair is compared once. Perceptual
 features of a true frame are computed once per context, not per rollout, and dropped after their
-last use. Everything runs in fp32 without autograd, on frames clamped to [0, 1].
+last use. Chunks are as large as a memory budget allows, by what one frame was seen to take.
+Everything runs in fp32 without autograd, on frames clamped to [0, 1].
 """
 
 from __future__ import annotations
@@ -14,18 +15,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from vidwm_kernels.pixel_errors import pixel_errors
 
 from vidwm.errors import UserError
 from vidwm.reward import pixels
+from vidwm.reward.live_memory import peak_bytes
 from vidwm.reward.mix import check_metric, network_of
 from vidwm.reward.perceptual import PerceptualNet, load_perceptual
 
-PIXEL_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mae": pixels.mae,
-    "mse": pixels.mse,
-    "psnr": pixels.psnr,
-    "ssim": pixels.ssim,
-}
+PIXEL_METRICS = frozenset({"mae", "mse", "psnr", "ssim"})
 PIXEL_MAPS: dict[str, Callable[[Tensor, Tensor, tuple[int, int]], Tensor]] = {
     "mae": pixels.mae_map,
     "mse": pixels.mse_map,
@@ -37,25 +35,32 @@ def has_map(metric: str) -> bool:
     return metric not in PIXEL_METRICS or metric in PIXEL_MAPS
 
 
+GB = 10**9
+# More at a time is not faster on a CPU.
+LARGEST_CHUNK = {"cpu": 64, "cuda": 4096}
+
+
 class Scorer:
     """Scores predictions by the named metrics.
 
-    decode: tokens (M, N) int64 -> frames (M, 3, H, W), called with M <= chunk; chunk: the number of
-    frames decoded and compared at a time; grid (h, w): every metric of a frame becomes a map of
-    that many cells, whose mean is the metric. UserError on an unknown metric, one that has no map
-    where a grid is given, or missing weights.
+    decode: tokens (M, N) int64 -> frames (M, 3, H, W); memory_gb: what tensors may take at a time
+    while frames are decoded and compared (10^9 bytes; a frame at a time if that is more); chunk: a
+    number of frames at a time, instead; grid (h, w): every metric of a frame becomes a map of that
+    many cells, whose mean is the metric. UserError on an unknown metric, one that has no map where
+    a grid is given, or missing weights.
     """
 
     def __init__(
         self,
         decode: Callable[[Tensor], Tensor],
         metrics: Sequence[str],
-        chunk: int = 64,
+        chunk: int | None = None,
         grid: tuple[int, int] | None = None,
+        memory_gb: float = 1.0,
     ) -> None:
         for metric in metrics:
             check_metric(metric)
-        if chunk < 1:
+        if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1 frame, got {chunk}")
         if grid and (mapless := [metric for metric in metrics if not has_map(metric)]):
             raise UserError(
@@ -65,7 +70,8 @@ class Scorer:
         self.decode = decode
         self.grid = grid
         self.metrics = tuple(metrics)
-        self.chunk = chunk
+        self.chunk, self.memory_gb = chunk, memory_gb
+        self.fits: dict[tuple[object, ...], int] = {}
         networks = {network_of(metric) for metric in metrics if metric not in PIXEL_METRICS}
         self.networks = {name: load_perceptual(name) for name in sorted(networks)}
 
@@ -98,27 +104,73 @@ class Scorer:
         shape = (len(pairs.row), *(self.grid or ()))
         values = {name: targets.new_empty(shape).float() for name in self.metrics}
         with torch.inference_mode(), torch.autocast(true.device.type, enabled=False):
-            compared = {
-                name: _FeaturePass(network.to(true.device), targets, pairs.place)
-                for name, network in self.networks.items()
-            }
-            for first in range(0, len(rows), self.chunk):
-                frames = decode(rows[first : first + self.chunk]).float().clamp(0, 1)
-                for features in compared.values():
-                    features.load(frames)
-                for span in pairs.spans(first, first + len(frames), self.chunk):
-                    row, place = pairs.row[span] - first, pairs.place[span]
-                    for name in self.metrics:
-                        if name not in PIXEL_METRICS:
-                            features = compared[network_of(name)]
-                            value = features.distance(row, place, span.start, self.grid)
-                        elif self.grid:
-                            value = PIXEL_MAPS[name](frames[row], targets[place], self.grid)
-                        else:
-                            value = PIXEL_METRICS[name](frames[row], targets[place])
-                        values[name][span] = value
+            for network in self.networks.values():
+                network.to(true.device)
+            if len(rows):
+                chunk = self.chunk or self._fitting(rows[:1], decode, targets[:1], T)
+                self._fill(values, rows, decode, targets, pairs, chunk)
         # Gathered outside inference mode: rewards must be usable in a loss.
         return {name: value[pairs.pair_of] for name, value in values.items()}
+
+    def _fitting(
+        self, row: Tensor, decode: Callable[[Tensor], Tensor], target: Tensor, alive: int
+    ) -> int:
+        """How many frames at a time fit, when features of `alive` true frames are kept."""
+        kind = (row.shape, target.shape, alive)
+        if kind not in self.fits:
+            self.fits[kind] = self._measured_fit(row, decode, target, alive)
+        return self.fits[kind]
+
+    def _measured_fit(
+        self, row: Tensor, decode: Callable[[Tensor], Tensor], target: Tensor, alive: int
+    ) -> int:
+        pairs = _distinct_pairs(row.new_zeros(1, 1, 1, dtype=torch.int64))
+        shape = (1, *(self.grid or ()))
+        values = {name: target.new_empty(shape).float() for name in self.metrics}
+        one = peak_bytes(lambda: self._fill(values, row, decode, target, pairs, 1))
+        kept = sum(
+            maps.nbytes for net in self.networks.values() for maps in net.true_features(target)
+        )
+        fit = (self.memory_gb * GB - alive * kept) / max(one, 1)
+        return max(1, min(int(fit), LARGEST_CHUNK[target.device.type]))
+
+    def _fill(
+        self,
+        values: dict[str, Tensor],
+        rows: Tensor,
+        decode: Callable[[Tensor], Tensor],
+        targets: Tensor,
+        pairs: _Pairs,
+        chunk: int,
+    ) -> None:
+        """Metrics of all pairs, into values (P, ...) by name, `chunk` frames at a time."""
+        compared = {
+            name: _FeaturePass(network, targets, pairs.place)
+            for name, network in self.networks.items()
+        }
+        for first in range(0, len(rows), chunk):
+            frames = decode(rows[first : first + chunk]).float().clamp(0, 1)
+            for features in compared.values():
+                features.load(frames)
+            for span in pairs.spans(first, first + len(frames), chunk):
+                row, place = pairs.row[span] - first, pairs.place[span]
+                found = self._pixel_metrics(frames[row], targets, place)
+                for name in self.metrics:
+                    if name not in PIXEL_METRICS:
+                        features = compared[network_of(name)]
+                        found[name] = features.distance(row, place, span.start, self.grid)
+                    values[name][span] = found[name]
+
+    def _pixel_metrics(self, frames: Tensor, targets: Tensor, place: Tensor) -> dict[str, Tensor]:
+        """Those asked for, of frames (Q, 3, H, W) against targets[place]."""
+        names = PIXEL_METRICS.intersection(self.metrics)
+        if self.grid:
+            return {name: PIXEL_MAPS[name](frames, targets[place], self.grid) for name in names}
+        if not names:
+            return {}
+        mae, mse, ssim = pixel_errors(frames, targets, place, with_ssim="ssim" in names)
+        every = {"mae": mae, "mse": mse, "psnr": pixels.psnr_of(mse), "ssim": ssim}
+        return {name: value for name, value in every.items() if value is not None}
 
 
 def _distinct_rows(tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,12 +242,16 @@ class _FeaturePass:
         if len(missing):
             self._fetch(missing, now)
         slots = self.slot[places]
-        pred = [stage[rows] for stage in self.pred_maps]
-        true = [stage[slots] for stage in self.true_maps]
-        return self.net.distance_map(pred, true, grid) if grid else self.net.distance(pred, true)
+        everyone = torch.arange(len(self.pred_maps[0]), device=rows.device)
+        pred = self.pred_maps
+        if not torch.equal(rows, everyone):
+            pred = [stage[rows] for stage in pred]
+        if grid:
+            return self.net.distance_map(pred, self.true_maps, slots, grid)
+        return self.net.distance(pred, self.true_maps, slots)
 
     def _fetch(self, missing: Tensor, now: int) -> None:
-        fresh = self.net.features(self.true[missing])
+        fresh = self.net.true_features(self.true[missing])
         needed = self.last_use[self.kept] >= now
         old = [stage[needed] for stage in self.true_maps] or [stage[:0] for stage in fresh]
         self.true_maps = [torch.cat(both) for both in zip(old, fresh, strict=True)]

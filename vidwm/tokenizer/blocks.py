@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vidwm.tokenizer.doubling import DoublingConv
+
 
 class PixelNorm(nn.Module):
     """x / rms(x) * weight over the channels of every pixel of (B, width, h, w)."""
@@ -136,10 +138,8 @@ class Decoder(nn.Module):
         for level in reversed(range(len(widths))):
             layers.extend(ResidualBlock(widths[level]) for _ in range(blocks))
             if level:
-                layers += [
-                    nn.Upsample(scale_factor=2, mode="nearest"),
-                    nn.Conv2d(widths[level], widths[level - 1], 3, padding=1),
-                ]
+                # The identity stands where the map once was doubled: weights keep their names.
+                layers += [nn.Identity(), DoublingConv(widths[level], widths[level - 1])]
         layers += [
             PixelNorm(widths[0]),
             nn.SiLU(),

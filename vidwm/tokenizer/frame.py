@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from vidwm_kernels.embed_codes import embed_codes
 
 from vidwm.errors import UserError
 from vidwm.files import load_weights, read_json, save_weights, write_json
@@ -101,7 +102,9 @@ class FrameTokenizer(nn.Module):
 
     def decode(self, tokens: Tensor) -> Tensor:
         """tokens (..., N), 0..codebook_size-1 -> frames (..., 3, H, W) float32 in [0, 1]."""
-        codes = self.quantizer.codes(tokens.reshape(-1, *self.config.grid))
+        every = torch.arange(self.codebook_size, device=tokens.device).view(-1, 1, 1)
+        table = self.quantizer.codes(every)[..., 0, 0]
+        codes = embed_codes(tokens.flatten(0, -2), table, self.config.grid)
         frames = self._pixels(codes).float().clamp(0, 1)
         return frames.view(*tokens.shape[:-1], 3, self.height, self.width)
 

@@ -68,7 +68,9 @@ class GrpoStage(Stage):
             self.rates = {"sharpness": config.sharpness_rate}
         self.weights = parse_reward(config.reward)
         grid = model.tokenizer.config.grid if config.credit == "local" else None
-        self.scorer = Scorer(model.decode, tuple(self.weights), grid=grid)
+        self.scorer = Scorer(
+            model.decode, tuple(self.weights), grid=grid, memory_gb=config.max_scoring_gb
+        )
         self.policy = PolicyUpdate(model, config, self.sharpness)
 
     def train_step(

@@ -1,0 +1,124 @@
+"""The per-frame tokenizer of released RLVR-World checkpoints: VQ-GAN around FSQ.
+
+    frames (..., 3, H, W) in [0, 1] -> encoder -> 1x1 -> FSQ -> tokens (..., N), and back
+
+Its directory is that of the package `diffusers`: `config.json` and
+`diffusion_pytorch_model.safetensors` (RLVR-World's class is CNNFSQModel256). Frames need not have
+the size it was trained at, but a multiple of its cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from vidwm_kernels.embed_codes import embed_codes
+
+from vidwm.errors import UserError
+from vidwm.files import load_weights, read_json
+from vidwm.tokenizer.fsq import FSQ
+from vidwm.tokenizer.vqgan import VQGANDecoder, VQGANEncoder
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+# `fsq_levels: 12` in released files stands for 2^12 codes, as FSQ's authors round it.
+LEVELS_OF_BITS = {8: (8, 6, 5), 10: (8, 5, 5, 5), 12: (7, 5, 5, 5, 5), 14: (8, 8, 8, 6, 5)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQGANConfig:
+    """Shape of the network; sizes in pixels. The defaults are the released RT-1 tokenizer's."""
+
+    height: int = 256
+    width: int = 320
+    widths: tuple[int, ...] = (128, 256, 256, 512, 768)
+    blocks: int = 2
+    groups: int = 32
+    latent: int = 64
+    fsq_levels: tuple[int, ...] = (7, 5, 5, 5, 5)
+
+    def __post_init__(self) -> None:
+        if self.height % self.downsample or self.width % self.downsample:
+            raise UserError(
+                f"A frame of {self.height}x{self.width} cannot be cut into cells of "
+                f"{self.downsample}x{self.downsample} pixels; give another height and width."
+            )
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per side of one token's cell."""
+        return 2 ** (len(self.widths) - 1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w): rows and columns of tokens."""
+        return self.height // self.downsample, self.width // self.downsample
+
+    @classmethod
+    def of_released(cls, values: dict[str, Any], height: int, width: int) -> VQGANConfig:
+        """From the `config.json` of a released tokenizer; KeyError when a field is missing."""
+        levels = values["fsq_levels"]
+        return cls(
+            height=height,
+            width=width,
+            widths=tuple(values["block_out_channels"]),
+            blocks=values["layers_per_block"],
+            groups=values["norm_num_groups"],
+            latent=values["latent_channels"],
+            fsq_levels=LEVELS_OF_BITS[levels] if isinstance(levels, int) else tuple(levels),
+        )
+
+
+class VQGANTokenizer(nn.Module):
+    """Encoder, quantiser and decoder of single frames, with parameters as released."""
+
+    def __init__(self, config: VQGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape = (config.widths, config.blocks, config.groups, config.latent)
+        self.quantizer = FSQ(config.fsq_levels)
+        self.encoder, self.decoder = VQGANEncoder(*shape), VQGANDecoder(*shape)
+        self.quant_linear = nn.Conv2d(config.latent, self.quantizer.code_dim, 1)
+        self.post_quant_linear = nn.Conv2d(self.quantizer.code_dim, config.latent, 1)
+        self.codebook_size = self.quantizer.codebook_size
+        self.tokens_per_frame = config.grid[0] * config.grid[1]
+        self.to(memory_format=torch.channels_last)
+
+    def latents(self, frames: Tensor) -> Tensor:
+        """frames (M, 3, H, W) in [0, 1] -> (M, code_dim, h, w), just before FSQ."""
+        return self.quant_linear(self.encoder(frames.contiguous(memory_format=torch.channels_last)))
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """frames (..., 3, H, W) float in [0, 1] -> tokens (..., N) int64."""
+        _, tokens, _ = self.quantizer(self.latents(frames.flatten(0, -4)))
+        return tokens.view(*frames.shape[:-3], self.tokens_per_frame)
+
+    def pixels(self, tokens: Tensor) -> Tensor:
+        """tokens (M, N) -> frames (M, 3, H, W), unclamped."""
+        return self.decoder(embed_codes(tokens, self.code_table(), self.config.grid))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """tokens (..., N), 0..codebook_size-1 -> frames (..., 3, H, W) float32 in [0, 1]."""
+        frames = self.pixels(tokens.flatten(0, -2)).float().clamp(0, 1)
+        return frames.view(*tokens.shape[:-1], *frames.shape[1:])
+
+    def code_table(self) -> Tensor:
+        """(codebook_size, latent): what the decoder is given for each token."""
+        every = torch.arange(self.codebook_size, device=self.post_quant_linear.weight.device)
+        return self.post_quant_linear(self.quantizer.codes(every.view(-1, 1, 1)))[..., 0, 0]
+
+    @classmethod
+    def from_released(cls, directory: str | Path, height: int, width: int) -> VQGANTokenizer:
+        """Read a released folder; UserError names a missing, damaged or unlike file."""
+        path = Path(directory) / "config.json"
+        try:
+            config = VQGANConfig.of_released(read_json(path), height, width)
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} does not describe a tokenizer of RLVR-World: {error}."
+            ) from error
+        tokenizer = cls(config)
+        load_weights(tokenizer, Path(directory) / WEIGHTS)
+        return tokenizer.eval()
