@@ -16,6 +16,7 @@ Exit code 1 if a result is wrong.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import statistics
 import sys
@@ -26,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from kernel_cases import Case, cases
-from torch import Tensor
+from case import Case
+from kernel_cases import cases
+from kernel_peers import PYTORCH, Tensors
+from torch.utils._pytree import tree_leaves
 from vidwm_kernels.dispatch import pick
 from vidwm_kernels.linear import packed
 from vidwm_kernels.testing import assert_close
@@ -36,72 +38,12 @@ from vidwm_kernels.testing import assert_close
 from vidwm.provenance import git_commit
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-Tensors = dict[str, Any]
-
-
-def group_attention(t: Tensors) -> Tensor:
-    q, length = t["q"], int(t["suffix_lengths"].max())
-    keys, values = (
-        torch.cat(
-            [
-                t[f"prefix_{x}"][:, None].expand(-1, q.shape[1], -1, -1, -1),
-                t[f"suffix_{x}"][..., :length, :],
-            ],
-            dim=3,
-        ).flatten(0, 1)
-        for x in "kv"
-    )
-    new, seen = q.shape[2], keys.shape[2]
-    mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)
-    queries = q.flatten(0, 1).transpose(1, 2)
-    out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
-    return out.transpose(1, 2).unflatten(0, q.shape[:2])
-
-
-def qkv_rope(t: Tensors) -> Tensor:
-    x, T, head = t["x"], t["x"].shape[2], t["suffix_k"].shape[4]
-    normed = F.rms_norm(x, t["norm_weight"].shape, t["norm_weight"], 1e-6)
-    heads = F.linear(normed, t["weight"]).unflatten(-1, (-1, head))
-    kv = t["suffix_k"].shape[2]
-    q, k, v = heads.split([heads.shape[3] - 2 * kv, kv, kv], dim=3)
-    start, slot = int(t["starts"].max()), int(t["slots"].max())
-    tables = [t[name][start : start + T, None].to(x.dtype) for name in ("cos", "sin")]
-
-    def turned(y: Tensor) -> Tensor:
-        first, second = y.chunk(2, dim=-1)
-        return y * tables[0] + torch.cat([-second, first], dim=-1) * tables[1]
-
-    t["suffix_k"][..., slot : slot + T, :] = turned(k).transpose(2, 3)
-    t["suffix_v"][..., slot : slot + T, :] = v.transpose(2, 3)
-    return turned(q)
-
-
-def gate_up(t: Tensors) -> Tensor:
-    normed = F.rms_norm(t["x"], t["norm_weight"].shape, t["norm_weight"], 1e-6)
-    gate, up = F.linear(normed, t["weight"]).chunk(2, dim=-1)
-    return F.silu(gate) * up
-
-
-def add_linear(t: Tensors) -> Tensor:
-    return t["residual"] + F.linear(t["x"], t["weight"])
-
-
-def sample_tokens(t: Tensors) -> tuple[Tensor, Tensor]:
-    normed = F.rms_norm(t["hidden"], t["norm_weight"].shape, t["norm_weight"], 1e-6)
-    probabilities = F.linear(normed, t["head"]).float().softmax(dim=-1)
-    tokens = torch.multinomial(probabilities, 1)
-    return tokens, probabilities.gather(-1, tokens).log()
-
-
-PYTORCH: dict[str, Callable[[Tensors], Any]] = {
-    f.__name__: f for f in (group_attention, qkv_rope, gate_up, add_linear, sample_tokens)
-}
 
 
 def check(case: Case, dtype: torch.dtype, device: str) -> str | None:
     """What is wrong with our result, compared with the reference; None if nothing is."""
     tensors = case.make(dtype, device)
-    twin = {name: value.clone() for name, value in tensors.items()}
+    twin = copy.deepcopy(tensors)
     found = _ours(case, device)(tensors)
     expected = case.function("reference")(twin)
     try:
@@ -111,7 +53,8 @@ def check(case: Case, dtype: torch.dtype, device: str) -> str | None:
             if agree.float().mean() < (1.0 if dtype == torch.float32 else 0.9):
                 raise AssertionError(f"{int((~agree).sum())} of {agree.numel()} tokens differ")
             found, expected = (x.logprobs[agree] for x in (found, expected))
-        assert_close(case.op, found, expected, dtype)
+        for ours, right in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+            assert_close(case.op, ours, right, dtype)
         for name in ("suffix_k", "suffix_v"):
             if name in tensors:
                 assert_close(case.op, tensors[name], twin[name], dtype)
@@ -131,6 +74,10 @@ def sides(case: Case, device: str) -> dict[str, Callable[[Tensors], Any]]:
 def _ours(case: Case, device: str) -> Callable[[Tensors], Any]:
     picked = pick(case.op, torch.device(device))
     return lambda tensors: picked(**tensors, **case.settings)
+
+
+def _is_matrix(name: str, value: Any) -> bool:
+    return name in ("weight", "head") and value.ndim == 2
 
 
 def microseconds(work: Callable[[], Any], device: str) -> float:
@@ -169,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = []
     for case in picked:
         tensors = case.make(dtype, device)
-        ready = {k: packed(v) if k in ("weight", "head") else v for k, v in tensors.items()}
+        ready = {k: packed(v) if _is_matrix(k, v) else v for k, v in tensors.items()}
         times = {
             name: microseconds(partial(side, ready if name == "ours" else tensors), device)
             for name, side in sides(case, device).items()

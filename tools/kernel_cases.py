@@ -1,4 +1,6 @@
-"""The shapes that kernels are inspected and timed at: decode steps of the released RT-1 models.
+"""The shapes that kernels are inspected and timed at: those of the released RT-1 models.
+
+Decode steps are here, scoring is in `scoring_cases.py`.
 
 Single-step: context 1333 tokens, up to 320 more; multi-step: 1373, up to 651 more. Both: hidden
 768, MLP 3072, 12 heads of 64, 4375 visual ids. One context of 16 rollouts (`x16`), eight (`x128`),
@@ -8,53 +10,23 @@ and a drafted block of 8 tokens (`draft`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import torch
+from case import Case
+from scoring_cases import scoring_cases
 from torch import Tensor
-from vidwm_kernels.launch import Launch
 
 D, F, H, HEAD, V = 768, 3072, 12, 64, 4375
 PREFIX, SUFFIX = 1373, 651
 POSITIONS = 8192
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One operation at one shape.
-
-    make(dtype, device) gives its tensors by name, settings its other arguments; moved(tensors): the
-    bytes that no implementation can avoid; flops: multiplications and additions.
-    """
-
-    op: str
-    variant: str
-    make: Callable[[torch.dtype, str], dict[str, Any]]
-    moved: Callable[[dict[str, Any]], int]
-    flops: int
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return f"{self.op} {self.variant}"
-
-    def function(self, file: str) -> Callable[[dict[str, Any]], Any]:
-        """The operation as `<op>/<file>.py` has it, of the tensors."""
-        found = getattr(import_module(f"vidwm_kernels.{self.op}.{file}"), self.op)
-        return lambda tensors: found(**tensors, **self.settings)
-
-    def plan(self, tensors: dict[str, Any]) -> list[Launch]:
-        """The launches of `<op>/fused.py`."""
-        plan = import_module(f"vidwm_kernels.{self.op}.fused").plan
-        return list(plan(**tensors, **self.settings)[0])
-
-
 def cases() -> Iterator[Case]:
     """All of them."""
     for variant, B, T in (("x16", 1, 1), ("x128", 8, 1), ("draft", 1, 8)):
         yield from _layer(variant, B, 16, T)
+    yield from scoring_cases()
 
 
 def _layer(variant: str, B: int, G: int, T: int) -> Iterator[Case]:

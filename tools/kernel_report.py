@@ -8,8 +8,9 @@ loads. Then it runs in Triton's interpreter, where each executed load and store 
 counts: `executed`, all bytes that programs ask for, and `memory`, in which what a launch reads
 twice counts once, because it comes from L2 then (all of it fits: 40 MB on an A100, 50 on an H100).
 
-Exit code 1 if a kernel spills, if a matrix kernel in half precision uses no tensor cores, if it
-has no 128-bit loads, or if `memory` exceeds 1.15 times the minimum. Needs no GPU.
+Exit code 1 if a kernel spills, if a matrix kernel in half precision uses no tensor cores, if one
+that is made of products or reads whole maps has no 128-bit loads, or if `memory` exceeds 1.15
+times the minimum. Needs no GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 import triton
-from kernel_cases import Case, cases
+from case import Case
+from kernel_cases import cases
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -55,6 +57,7 @@ class Code:
     spilled: int
     shared: int
     matrix: bool
+    streams: bool
     tensor_core: int
     wide_loads: int
 
@@ -65,7 +68,7 @@ class Code:
             found.append(f"{self.kernel} spills {self.spilled} bytes on sm_{self.arch}")
         if self.matrix and half and not self.tensor_core:
             found.append(f"{self.kernel} uses no tensor cores on sm_{self.arch}")
-        if self.matrix and not self.wide_loads:
+        if (self.matrix or self.streams) and not self.wide_loads:
             found.append(f"{self.kernel} has no 128-bit loads on sm_{self.arch}")
         return found
 
@@ -118,6 +121,7 @@ def compiled(launch: Launch, arch: int) -> Code:
         spilled=local,
         shared=kernel.metadata.shared,
         matrix=launch.matrix,
+        streams=launch.streams,
         tensor_core=sum(op.startswith(("HMMA", "HGMMA")) for op in operations),
         wide_loads=sum(bool(re.match(wide, op)) for op in operations),
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,22 +17,12 @@ sys.path.insert(0, str(ROOT / "tools"))
 from kernel_cases import cases  # noqa: E402
 from kernel_report import Code  # noqa: E402
 
-
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # As a user has it: the interpreter only where the script itself asks for it.
-    inherited = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools" / script), *arguments],
-        capture_output=True,
-        text=True,
-        env=inherited | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"},
-        check=False,
-    )
+RunTool = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_the_report_reads_machine_code_and_counts_bytes(tmp_path: Path) -> None:
+def test_the_report_reads_machine_code_and_counts_bytes(tmp_path: Path, run_tool: RunTool) -> None:
     output = tmp_path / "report.md"
-    done = run("kernel_report.py", "--only", "add_linear out x16", "--output", str(output))
+    done = run_tool("kernel_report.py", "--only", "add_linear out x16", "--output", str(output))
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in output.read_text().splitlines() if "add_linear" in line]
     assert [row[2] for row in rows[:2]] == ["sm_80", "sm_90"]
@@ -44,7 +34,14 @@ def test_the_report_reads_machine_code_and_counts_bytes(tmp_path: Path) -> None:
 
 
 def code(**changes: object) -> Code:
-    sound = {"registers": 40, "spilled": 0, "shared": 0, "tensor_core": 4, "wide_loads": 2}
+    sound = {
+        "registers": 40,
+        "spilled": 0,
+        "shared": 0,
+        "tensor_core": 4,
+        "wide_loads": 2,
+        "streams": False,
+    }
     return Code(**({"kernel": "_k", "arch": 80, "matrix": True} | sound | changes))  # type: ignore[arg-type]
 
 
@@ -70,11 +67,11 @@ def test_cases_cover_every_operation_with_a_kernel() -> None:
     assert {case.op for case in cases()} == folders
 
 
-def test_the_benchmark_of_kernels_checks_before_it_times(tmp_path: Path) -> None:
+def test_the_benchmark_of_kernels_checks_before_it_times(tmp_path: Path, run_tool: RunTool) -> None:
     if torch.cuda.is_available():
         pytest.skip("would time kernels on the GPU")
     output = tmp_path / "kernels.csv"
-    done = run("bench_kernels.py", "--only", "add_linear out x16", "--output", str(output))
+    done = run_tool("bench_kernels.py", "--only", "add_linear out x16", "--output", str(output))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("add_linear out x16           right\n")
     with output.open() as file:
@@ -82,9 +79,11 @@ def test_the_benchmark_of_kernels_checks_before_it_times(tmp_path: Path) -> None
     assert sides.keys() == {"ours", "reference", "pytorch"} and min(sides.values()) > 0
 
 
-def test_the_benchmark_of_rollouts_compares_the_sides() -> None:
+def test_the_benchmark_of_rollouts_compares_the_sides(run_tool: RunTool) -> None:
     sides = "engine,drafts,static,generate"
-    done = run("bench_rollout.py", "tiny", "--rounds", "1", "--new-tokens", "24", "--sides", sides)
+    done = run_tool(
+        "bench_rollout.py", "tiny", "--rounds", "1", "--new-tokens", "24", "--sides", sides
+    )
     assert done.returncode == 0, done.stderr
     assert "tokens of drafts equal to plain ones: 100.0000 %" in done.stdout
     for side in sides.split(","):
