@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from vidwm.cli import COMMANDS
-from vidwm.config import FinetuneConfig, PretrainConfig, TokenizerConfig, option
+from vidwm.config import FinetuneConfig, PretrainConfig, TokenizerConfig
 from vidwm.config_loader import load_config, read_mapping, to_yaml
 from vidwm.errors import UserError
+from vidwm.options import option
 
 PATHS = {"data": "d", "tokenizer": "t", "output_dir": "o"}
 

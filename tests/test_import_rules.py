@@ -24,6 +24,7 @@ FLOORS = [
     {"data"},
     {"config_loader"},
     {"config"},
+    {"options"},
     {"files", "provenance", "device"},
     {"errors"},
     {"vidwm_kernels"},

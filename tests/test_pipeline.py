@@ -95,6 +95,7 @@ def test_finetuning_logs_what_it_promises(trained):
     )
     assert not [name for name in promised if name not in logged]
     assert logged["sampler_gap"] < 0.1 and logged["reward"] < 0
+    assert {"gold_psnr", "gold_ssim"} <= logged.keys() and "gold_mae" not in logged
     first = metrics(trained / "finetune")[0]
     assert first["reward"] == pytest.approx(-first["reward_mae"] - 0.5 * first["reward_mse"])
 

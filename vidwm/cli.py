@@ -18,13 +18,13 @@ from vidwm import __version__
 from vidwm.config import (
     EvaluateConfig,
     FinetuneConfig,
-    Options,
     PretrainConfig,
     RolloutConfig,
     TokenizerConfig,
 )
 from vidwm.config_loader import add_flags, load_config, to_yaml
 from vidwm.errors import UserError
+from vidwm.options import Options
 
 
 def _tokenizer(config: TokenizerConfig) -> None:

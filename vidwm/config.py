@@ -1,7 +1,6 @@
 """What every command can be told: one frozen dataclass a command, one line of help a field.
 
-A field says its type, its default, its help and its bounds in one place; the flags, the help text,
-the YAML reader and the range checks are all made from that (see `vidwm.config_loader`). Keys are
+A field says its type, its default, its help and its bounds in one place (`vidwm.options`). Keys are
 flat and mean the same everywhere. Settings of GRPO carry TRL's names, except `group_size`.
 
 A config only describes: it opens no file and imports no torch, so `vidwm --help` stays quick.
@@ -9,74 +8,11 @@ A config only describes: it opens no file and imports no torch, so `vidwm --help
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal
 
-from vidwm.errors import UserError
-
-_BOUNDS: dict[str, Callable[[Any, Any], bool]] = {
-    "at_least": operator.ge,
-    "above": operator.gt,
-    "at_most": operator.le,
-    "below": operator.lt,
-}
-
-
-def option(default: Any, help: str, **bounds: float) -> Any:
-    """A field with a default. Bounds: at_least, above, at_most, below; of lists, for each item."""
-    if unknown := bounds.keys() - _BOUNDS.keys():
-        raise TypeError(f"unknown bounds {sorted(unknown)}, known are {list(_BOUNDS)}")
-    return field(default=default, metadata={"help": help, "bounds": bounds})
-
-
-def required(help: str) -> Any:
-    """A field the user has to give."""
-    return option(MISSING, help)
-
-
-def problem_with(spec: Field[Any], hint: Any, value: Any) -> str | None:
-    """Why `value`, already of the type `hint`, cannot be the field `spec`; None if it can.
-
-    The answer continues a sentence that begins with the name: "must be at least 1, got 0".
-    """
-    if get_origin(hint) is Literal and value not in get_args(hint):
-        return f"must be one of {', '.join(get_args(hint))}, got {value!r}"
-    items = value if isinstance(value, tuple) else (value,)
-    bounds = spec.metadata["bounds"]
-    if value is None or all(_BOUNDS[b](item, bounds[b]) for b in bounds for item in items):
-        return None
-    wanted = " and ".join(f"{bound.replace('_', ' ')} {bounds[bound]:g}" for bound in bounds)
-    return f"must be {wanted}, got {value!r}"
-
-
-def all_at_once(problems: Sequence[str]) -> UserError:
-    """One error that tells every problem, so that a config is mended in one go."""
-    if len(problems) == 1:
-        return UserError(problems[0])
-    listed = "".join(f"\n  - {problem}" for problem in problems)
-    return UserError(f"{len(problems)} settings are wrong:{listed}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """The common root: checks bounds and choices when built; the UserError lists all that fail."""
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        problems = [
-            f"{spec.name} {problem}."
-            for spec in fields(self)
-            if (problem := problem_with(spec, hints[spec.name], getattr(self, spec.name)))
-        ]
-        if problems := problems or self.conflicts():
-            raise all_at_once(problems)
-
-    def conflicts(self) -> list[str]:
-        """Sentences about fields that are fine alone and wrong together."""
-        return []
+from vidwm.options import Options, option, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +203,21 @@ class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
         "rollout", "local: a token answers for the errors near it in its own frame"
     )
     scale_rewards: Literal["group", "batch", "none"] = option("group", "whose deviation divides")
+    combine: Literal["sum_then_normalise", "normalise_then_sum"] = option(
+        "sum_then_normalise", "several rewards: mix and compare, or compare each and mix (GDPO)"
+    )
+    reward_over: Literal["mean", "last", "discounted"] = option(
+        "mean", "which predicted frames count in a rollout's reward"
+    )
+    discount: float = option(
+        0.9, "of later frames, with reward_over discounted", above=0, at_most=1
+    )
+    target: Literal["true", "reconstruction"] = option(
+        "true", "what rewards compare with: true frames, or what the tokenizer makes of them"
+    )
+    stop_when_gold_falls: bool = option(
+        False, "stop when metrics outside of the reward get worse on held-out contexts as it rises"
+    )
     num_iterations: int = option(1, "passes over each rollout batch", at_least=1)
     mini_batches: int = option(1, "updates per pass, each on its share of contexts", at_least=1)
     micro_batch: int = option(0, "contexts per backward pass (0: all at once)", at_least=0)
@@ -280,6 +231,14 @@ class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
             return [
                 f"mini_batches must divide batch_size = {self.batch_size}, got {self.mini_batches}."
             ]
+        decoupled = self.combine == "normalise_then_sum"
+        if decoupled and (self.credit != "rollout" or self.scale_rewards != "group"):
+            return [
+                f"combine = normalise_then_sum needs credit = rollout and scale_rewards = group, "
+                f"got {self.credit} and {self.scale_rewards}."
+            ]
+        if self.stop_when_gold_falls and not self.eval_every:
+            return ["stop_when_gold_falls needs held-out scores: give eval_every a positive value."]
         return []
 
 

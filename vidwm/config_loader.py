@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from vidwm.config import Options, all_at_once, problem_with
 from vidwm.errors import UserError
+from vidwm.options import Options, all_at_once, problem_with
 
 Config = TypeVar("Config", bound=Options)
 

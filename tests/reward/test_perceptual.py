@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import lpips
@@ -13,7 +14,8 @@ from torch import nn
 from vidwm.errors import UserError
 from vidwm.reward import backbones
 from vidwm.reward.perceptual import PerceptualNet, available_perceptual, load_perceptual
-from vidwm.reward.weights import WEIGHT_FILES, WEIGHTS_VARIABLE
+from vidwm.reward.scorer import Scorer
+from vidwm.reward.weights import DOWNLOAD_VARIABLE, WEIGHT_FILES, WEIGHTS_VARIABLE
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,12 @@ def weights_folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def any_sum(monkeypatch) -> None:
+    """Weight files are taken whatever their SHA-256."""
+    monkeypatch.setattr("vidwm.reward.weights._verify", lambda path, digits: None)
 
 
 class TinyLinear(nn.Linear):
@@ -50,7 +58,7 @@ def test_equals_the_reference_implementation(name, shared):
 
 @pytest.mark.parametrize("trunk", ["alex", "vgg", "squeeze"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_equals_the_lpips_package_on_equal_weights(trunk, weights_folder, monkeypatch):
+def test_equals_the_lpips_package_on_equal_weights(trunk, weights_folder, any_sum, monkeypatch):
     monkeypatch.setattr(nn, "Linear", TinyLinear)
     theirs = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
     # Their keys read slice<i>.<layer>.<...>, where torchvision's read features.<layer>.<...>.
@@ -169,16 +177,73 @@ def test_missing_package_says_how_to_install_it(monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a weight file", b"PK\x03\x04 cut short"])
-def test_damaged_weights_name_the_file(weights_folder, content):
+def test_damaged_weights_name_the_file(weights_folder, any_sum, content):
     (weights_folder / "alexnet-owt-7be5be79.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"alexnet-owt-7be5be79\.pth is damaged"):
         load_perceptual("lpips_alex")
 
 
-def test_weights_of_another_network_are_refused(weights_folder):
+def test_weights_of_another_network_are_refused(weights_folder, any_sum):
     torch.save({"features.0.weight": torch.zeros(1)}, weights_folder / "alexnet-owt-7be5be79.pth")
     with pytest.raises(UserError, match="do not hold the expected network"):
         load_perceptual("lpips_alex")
+
+
+def test_files_with_another_sum_are_refused(weights_folder, monkeypatch):
+    (weights_folder / "alexnet-owt-7be5be79.pth").write_bytes(b"something else")
+    with pytest.raises(
+        UserError, match=r"alexnet-owt-7be5be79\.pth has SHA-256 \w{8}, not 7be5be79"
+    ):
+        load_perceptual("lpips_alex")
+    changed = replace(WEIGHT_FILES["st_lpips_alex"], sha256="0" * 64)
+    monkeypatch.setitem(WEIGHT_FILES, "st_lpips_alex", changed)
+    with pytest.raises(UserError, match=r"alex_shift_tolerant\.pth has SHA-256"):
+        load_perceptual("st_lpips_alex")
+
+
+def test_weights_are_downloaded_only_when_allowed(weights_folder, any_sum, monkeypatch):
+    asked = []
+
+    def download(url, path, digits):
+        asked.append((url, digits))
+        torch.save({"features.0.weight": torch.zeros(1)}, path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    with pytest.raises(UserError, match=f"set {DOWNLOAD_VARIABLE}=1"):
+        load_perceptual("lpips_squeeze")
+    monkeypatch.setenv(DOWNLOAD_VARIABLE, "1")
+    assert "lpips_squeeze" not in available_perceptual() and not asked
+    with pytest.raises(
+        UserError, match="do not hold the expected network"
+    ):  # it came, and was read
+        load_perceptual("lpips_squeeze")
+    name = "squeezenet1_1-b8a52dc0.pth"
+    assert asked == [(f"https://download.pytorch.org/models/{name}", "b8a52dc0")]
+    assert (weights_folder / "hub/hub/checkpoints" / name).is_file()
+
+
+def test_a_failed_download_says_what_to_do(weights_folder, monkeypatch):
+    def fail(*_):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    monkeypatch.setenv(DOWNLOAD_VARIABLE, "1")
+    with pytest.raises(UserError, match=r"no route to host\): put the file into .*checkpoints"):
+        load_perceptual("lpips_vgg")
+
+
+@pytest.mark.parametrize(
+    "bad", [-torch.rand(1, 1, 1, 3, 32, 32), 255 * torch.rand(1, 1, 1, 3, 32, 32)]
+)
+def test_frames_of_another_range_are_refused_by_the_scorer(bad):
+    scorer = Scorer(lambda rows: rows, ["lpips"])
+    true = torch.rand(1, 1, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"pred must lie in \[0, 1\]"):
+        scorer.score_frames(bad, true)
+    with pytest.raises(ValueError, match=r"true must lie in \[0, 1\]"):
+        scorer.score_frames(true[:, None], bad[:, 0])
+    with pytest.raises(ValueError, match="floating point"):
+        scorer.score_frames((255 * true[:, None]).byte(), true)
 
 
 def test_unknown_name_offers_the_nearest():

@@ -10,9 +10,10 @@ import torch
 
 from vidwm.errors import UserError
 from vidwm.reward import pixels
+from vidwm.reward.feature_pass import FeaturePass
 from vidwm.reward.live_memory import peak_bytes
 from vidwm.reward.perceptual import PerceptualNet, load_perceptual
-from vidwm.reward.scorer import Scorer, _FeaturePass
+from vidwm.reward.scorer import Scorer
 
 B, G, T, N, SIZE = 2, 3, 4, 5, 32
 PALETTE = torch.rand(16, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -116,13 +117,13 @@ def test_true_features_are_computed_once_per_context(tokens, true, feature_frame
 
 def test_true_features_are_dropped_after_their_last_use(monkeypatch):
     contexts, kept = 6, []
-    fetch = _FeaturePass._fetch
+    fetch = FeaturePass._fetch
 
     def watched(self, missing, now):
         fetch(self, missing, now)
         kept.append(len(self.true_maps[0]))
 
-    monkeypatch.setattr(_FeaturePass, "_fetch", watched)
+    monkeypatch.setattr(FeaturePass, "_fetch", watched)
     tokens = torch.randint(0, 16, (contexts, G, T, N))
     true = torch.rand(contexts, T, 3, SIZE, SIZE)
     Scorer(decode, ["lpips"], chunk=T).score(tokens, true)

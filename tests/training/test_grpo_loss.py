@@ -4,6 +4,7 @@ import torch
 from vidwm.training.grpo_loss import (
     GrpoSettings,
     advantages,
+    decoupled_advantages,
     denominator,
     kl_estimate,
     policy_losses,
@@ -93,3 +94,21 @@ def test_denominators_differ_only_when_groups_were_dropped():
     assert denominator(8, 8, 5, "grpo") == denominator(8, 8, 5, "dr_grpo") == 40
     assert denominator(4, 8, 5, "dapo") == 20 and denominator(4, 8, 5, "dr_grpo") == 40
     assert denominator(0, 8, 5, "grpo") == 5
+
+
+def test_decoupled_advantages_by_hand():
+    # One kind spreads a hundred times as far as the other; decoupled, both count alike.
+    first = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    second = torch.tensor([[0.0, 100.0], [100.0, 0.0]])
+    found = decoupled_advantages(torch.stack([first, second]), torch.tensor([1.0, 1.0]))
+    half = 0.5**0.5
+    each = torch.tensor([[-half - half, half + half], [-half + half, half - half]])
+    torch.testing.assert_close(found, each / each.std(), rtol=1e-4, atol=1e-5)
+    alone = decoupled_advantages(torch.stack([first, second]), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(
+        alone, torch.tensor([[-1.0, 1], [-1, 1]]) * 0.75**0.5, rtol=1e-4, atol=0
+    )
+
+
+def test_decoupled_advantages_of_equal_rewards_are_zero():
+    assert decoupled_advantages(torch.ones(2, 3, 4), torch.ones(2)).abs().max() == 0

@@ -382,3 +382,34 @@ def test_held_out_scores_share_the_row_of_their_step(tmp_path):
         (4, True, 0.5),
         (5, True, 0.5),
     ]
+
+
+def test_a_warning_is_said_once(tmp_path, capsys):
+    class WorriedOnce(TinyStage):
+        eval_every = 2
+
+        def evaluate(self):
+            self.warning = "" if self.warned else "this looks wrong"
+            self.warned = True
+            return {"score": 1.0}
+
+        warned = False
+
+    assert run_fit(WorriedOnce(), make_options(tmp_path / "run")).finished
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("this looks wrong") == 1
+
+
+def test_a_stage_can_warn_and_end_the_run(tmp_path, capsys):
+    class Worried(TinyStage):
+        eval_every = 2
+
+        def evaluate(self):
+            self.warning, self.stop_reason = "this looks wrong", "it looks wrong"
+            return {"score": 1.0}
+
+    result = run_fit(Worried(), make_options(tmp_path / "run"))
+    said = capsys.readouterr()
+    assert (result.step, result.finished) == (2, False)
+    assert (said.out + said.err).count("warning at step 2: this looks wrong") == 1
+    assert "stopped at step 2 of 6 (it looks wrong)" in said.out + said.err

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vidwm.data.clip import ClipBatch
-from vidwm.evaluation.repetition import repeats
+from vidwm.reward.repetition import repeats
 from vidwm.rollout.engine import generate
 from vidwm.rollout.sampling import Sampling
 from vidwm.world_model.world_model import WorldModel

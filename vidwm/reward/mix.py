@@ -2,14 +2,15 @@
 
 A user writes `lpips=1,mae=1`, the mixture of RLVR-World (R = -(L1 + LPIPS)). Higher reward is
 better: distances enter negated, PSNR and SSIM as they are, and the reward of a rollout is the
-weighted sum of the means over its predicted frames.
+weighted sum over its predicted frames, by the weights of `over_horizon`. `repetition=w` takes w off
+for a frame that repeats the one before it (RLVR-World, arXiv 2505.13934, section 5.3).
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,14 +21,18 @@ from vidwm.reward.perceptual import DEFAULT_PERCEPTUAL, TRUNKS
 HIGHER_IS_BETTER = frozenset({"psnr", "ssim"})
 # `lpips` is the default perceptual network under its short name.
 METRIC_NAMES = ("lpips", *TRUNKS, "mae", "mse", "psnr", "ssim")
+# Known to rewards alone: errors on pixels that moved, and tokens that equal those before.
+MOVING_NAMES = ("moving_mae", "moving_mse")
+REPETITION_NAME = "repetition"
+REWARD_NAMES = (*METRIC_NAMES, *MOVING_NAMES, REPETITION_NAME)
 
 
-def check_metric(name: str) -> None:
+def check_metric(name: str, known: Sequence[str] = METRIC_NAMES) -> None:
     """UserError, with the nearest known name, unless `name` is a metric."""
-    if name not in METRIC_NAMES:
-        near = difflib.get_close_matches(name, METRIC_NAMES, n=1, cutoff=0)[0]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
         raise UserError(
-            f"Unknown metric {name!r}: did you mean {near!r}? Known are {', '.join(METRIC_NAMES)}."
+            f"Unknown metric {name!r}: did you mean {near!r}? Known are {', '.join(known)}."
         )
 
 
@@ -51,7 +56,7 @@ def parse_reward(text: str) -> dict[str, float]:
                 f"Reward part {part.strip()!r} is not name=weight: write pairs such as "
                 f"lpips=1,mae=1."
             )
-        check_metric(name)
+        check_metric(name, REWARD_NAMES)
         if name in weights:
             raise UserError(f"Reward {text!r} names {name!r} twice: give each metric one weight.")
         weights[name] = _weight(name, value)
@@ -73,18 +78,23 @@ def _weight(name: str, value: str) -> float:
     return weight
 
 
-def reward(metrics: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+def reward(
+    metrics: Mapping[str, Tensor], weights: Mapping[str, float], over: Tensor | None = None
+) -> Tensor:
     """Reward (B, G) of rollouts, higher is better, from metrics by name, each (B, G, T).
 
-    `metrics` must hold every metric that `weights` names.
+    `metrics` must hold every metric that `weights` names; over: weights (T,) of frames (None: all
+    alike).
     """
-    return mixed(metrics, weights).mean(dim=-1)
+    frames = mixed(metrics, weights)
+    return frames.mean(dim=-1) if over is None else frames @ over.to(frames)
 
 
 def mixed(metrics: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """The weighted sum of metrics by name, all of one shape, signed so that higher is better."""
-    terms = [
-        (weight if name in HIGHER_IS_BETTER else -weight) * metrics[name]
-        for name, weight in weights.items()
-    ]
-    return torch.stack(terms).sum(dim=0)
+    return torch.stack([weight * signed(name, metrics) for name, weight in weights.items()]).sum(0)
+
+
+def signed(name: str, metrics: Mapping[str, Tensor]) -> Tensor:
+    """A metric, negated unless it is better when higher."""
+    return metrics[name] if name in HIGHER_IS_BETTER else -metrics[name]

@@ -9,10 +9,7 @@ that repeats its last context frame; the masked ones look only where the true fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from vidwm_kernels.pixel_errors import WINDOW, reference
 
@@ -41,14 +38,14 @@ def mse(pred: Tensor, true: Tensor) -> Tensor:
     return (pred.float() - true.float()).square().mean(FRAME_DIMS)
 
 
-def mae_map(pred: Tensor, true: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mean absolute error of each cell: frames (M, 3, H, W) -> (M, *grid), H and W multiples."""
-    return F.adaptive_avg_pool2d((pred.float() - true.float()).abs().mean(dim=1), grid)
+def absolute_error(pred: Tensor, true: Tensor) -> Tensor:
+    """Of every pixel, mean over channels: frames (..., 3, H, W) -> (..., 1, H, W)."""
+    return (pred.float() - true.float()).abs().mean(dim=-3, keepdim=True)
 
 
-def mse_map(pred: Tensor, true: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mean squared error of each cell: frames (M, 3, H, W) -> (M, *grid), H and W multiples."""
-    return F.adaptive_avg_pool2d((pred.float() - true.float()).square().mean(dim=1), grid)
+def squared_error(pred: Tensor, true: Tensor) -> Tensor:
+    """Of every pixel, mean over channels: frames (..., 3, H, W) -> (..., 1, H, W)."""
+    return (pred.float() - true.float()).square().mean(dim=-3, keepdim=True)
 
 
 def psnr(pred: Tensor, true: Tensor, eps: float = 1e-8) -> Tensor:
@@ -85,18 +82,15 @@ def masked_mae(pred: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor
     Both (...) float32; the mean of a frame without such pixels is 0 and its count 0. Averages over
     frames weigh by pixel: (mean * count).sum() / count.sum().
     """
-    return _masked_mean(pred, true, mask, Tensor.abs)
+    return _masked_mean(absolute_error(pred, true), mask)
 
 
 def masked_mse(pred: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Mean squared error over the pixels of mask, and their count; contract as `masked_mae`."""
-    return _masked_mean(pred, true, mask, Tensor.square)
+    return _masked_mean(squared_error(pred, true), mask)
 
 
-def _masked_mean(
-    pred: Tensor, true: Tensor, mask: Tensor, error_of: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    error = error_of(pred.float() - true.float()).mean(dim=-3, keepdim=True)
+def _masked_mean(error: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     error, mask = torch.broadcast_tensors(error, mask)
     count = mask.sum(FRAME_DIMS).float()
     total = error.masked_fill(~mask, 0.0).sum(FRAME_DIMS)

@@ -12,21 +12,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from vidwm_kernels.pixel_errors import pixel_errors
 
 from vidwm.errors import UserError
 from vidwm.reward import pixels
+from vidwm.reward.feature_pass import FeaturePass
 from vidwm.reward.live_memory import peak_bytes
-from vidwm.reward.mix import check_metric, network_of
-from vidwm.reward.perceptual import PerceptualNet, load_perceptual
+from vidwm.reward.mix import METRIC_NAMES, MOVING_NAMES, check_metric, network_of
+from vidwm.reward.motion import motion_weights
+from vidwm.reward.perceptual import load_perceptual
 
-PIXEL_METRICS = frozenset({"mae", "mse", "psnr", "ssim"})
-PIXEL_MAPS: dict[str, Callable[[Tensor, Tensor, tuple[int, int]], Tensor]] = {
-    "mae": pixels.mae_map,
-    "mse": pixels.mse_map,
+PIXEL_METRICS = frozenset({"mae", "mse", "psnr", "ssim", *MOVING_NAMES})
+PIXEL_MAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mae": pixels.absolute_error,
+    "mse": pixels.squared_error,
+    "moving_mae": pixels.absolute_error,
+    "moving_mse": pixels.squared_error,
 }
 
 
@@ -59,7 +65,7 @@ class Scorer:
         memory_gb: float = 1.0,
     ) -> None:
         for metric in metrics:
-            check_metric(metric)
+            check_metric(metric, (*METRIC_NAMES, *MOVING_NAMES))
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be at least 1 frame, got {chunk}")
         if grid and (mapless := [metric for metric in metrics if not has_map(metric)]):
@@ -75,14 +81,17 @@ class Scorer:
         networks = {network_of(metric) for metric in metrics if metric not in PIXEL_METRICS}
         self.networks = {name: load_perceptual(name) for name in sorted(networks)}
 
-    def score(self, tokens: Tensor, true: Tensor) -> dict[str, Tensor]:
+    def score(
+        self, tokens: Tensor, true: Tensor, last_context: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Metrics by name, each (B, G, T) float32 (with a grid (B, G, T, h, w)), of tokens
         (B, G, T, N) int64.
 
-        true (B, T, 3, H, W) float in [0, 1]; ValueError when it is not.
+        true (B, T, 3, H, W) float in [0, 1]; last_context (B, 3, H, W) likewise, which the moving
+        metrics need. ValueError when they are not.
         """
         rows, row_of = _distinct_rows(tokens.flatten(0, 2))
-        return self._score(rows, row_of.view(tokens.shape[:3]), self.decode, true)
+        return self._score(rows, row_of.view(tokens.shape[:3]), self.decode, true, last_context)
 
     def score_frames(self, pred: Tensor, true: Tensor) -> dict[str, Tensor]:
         """As `score`, for frames pred (B, G, T, 3, H, W) in [0, 1] that are already decoded."""
@@ -92,60 +101,77 @@ class Scorer:
         return self._score(rows, rows.view(pred.shape[:3]), flat.__getitem__, true)
 
     def _score(
-        self, rows: Tensor, row_of: Tensor, decode: Callable[[Tensor], Tensor], true: Tensor
+        self,
+        rows: Tensor,
+        row_of: Tensor,
+        decode: Callable[[Tensor], Tensor],
+        true: Tensor,
+        last_context: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Score rows (R, ...), what `decode` eats; row_of (B, G, T) says which row is where."""
         B, _, T = row_of.shape
         pixels.check_frames(true, "true")
         if true.ndim != 5 or true.shape[:2] != (B, T):
             raise ValueError(f"true must be ({B}, {T}, 3, H, W), got {tuple(true.shape)}")
-        targets = true.flatten(0, 1)
+        truth = _Truth(true.flatten(0, 1), self._motion(true, last_context))
         pairs = _distinct_pairs(row_of)
         shape = (len(pairs.row), *(self.grid or ()))
-        values = {name: targets.new_empty(shape).float() for name in self.metrics}
+        values = {name: torch.empty(shape, device=true.device) for name in self.metrics}
         with torch.inference_mode(), torch.autocast(true.device.type, enabled=False):
             for network in self.networks.values():
                 network.to(true.device)
             if len(rows):
-                chunk = self.chunk or self._fitting(rows[:1], decode, targets[:1], T)
-                self._fill(values, rows, decode, targets, pairs, chunk)
+                chunk = self.chunk or self._fitting(rows[:1], decode, truth.first(), T)
+                self._fill(values, rows, decode, truth, pairs, chunk)
         # Gathered outside inference mode: rewards must be usable in a loss.
         return {name: value[pairs.pair_of] for name, value in values.items()}
 
+    def _motion(self, true: Tensor, last_context: Tensor | None) -> Tensor | None:
+        if not set(MOVING_NAMES).intersection(self.metrics):
+            return None
+        if last_context is None or last_context.shape != true[:, 0].shape:
+            raise ValueError(
+                f"the moving metrics need the last context frames, {tuple(true[:, 0].shape)}, got "
+                f"{None if last_context is None else tuple(last_context.shape)}"
+            )
+        return motion_weights(true, last_context).flatten(0, 1)
+
     def _fitting(
-        self, row: Tensor, decode: Callable[[Tensor], Tensor], target: Tensor, alive: int
+        self, row: Tensor, decode: Callable[[Tensor], Tensor], truth: _Truth, alive: int
     ) -> int:
         """How many frames at a time fit, when features of `alive` true frames are kept."""
-        kind = (row.shape, target.shape, alive)
+        kind = (row.shape, truth.frames.shape, alive)
         if kind not in self.fits:
-            self.fits[kind] = self._measured_fit(row, decode, target, alive)
+            self.fits[kind] = self._measured_fit(row, decode, truth, alive)
         return self.fits[kind]
 
     def _measured_fit(
-        self, row: Tensor, decode: Callable[[Tensor], Tensor], target: Tensor, alive: int
+        self, row: Tensor, decode: Callable[[Tensor], Tensor], truth: _Truth, alive: int
     ) -> int:
         pairs = _distinct_pairs(row.new_zeros(1, 1, 1, dtype=torch.int64))
         shape = (1, *(self.grid or ()))
-        values = {name: target.new_empty(shape).float() for name in self.metrics}
-        one = peak_bytes(lambda: self._fill(values, row, decode, target, pairs, 1))
+        values = {name: torch.empty(shape, device=row.device) for name in self.metrics}
+        one = peak_bytes(lambda: self._fill(values, row, decode, truth, pairs, 1))
         kept = sum(
-            maps.nbytes for net in self.networks.values() for maps in net.true_features(target)
+            maps.nbytes
+            for network in self.networks.values()
+            for maps in network.true_features(truth.frames)
         )
         fit = (self.memory_gb * GB - alive * kept) / max(one, 1)
-        return max(1, min(int(fit), LARGEST_CHUNK[target.device.type]))
+        return max(1, min(int(fit), LARGEST_CHUNK[row.device.type]))
 
     def _fill(
         self,
         values: dict[str, Tensor],
         rows: Tensor,
         decode: Callable[[Tensor], Tensor],
-        targets: Tensor,
+        truth: _Truth,
         pairs: _Pairs,
         chunk: int,
     ) -> None:
         """Metrics of all pairs, into values (P, ...) by name, `chunk` frames at a time."""
         compared = {
-            name: _FeaturePass(network, targets, pairs.place)
+            name: FeaturePass(network, truth.frames, pairs.place)
             for name, network in self.networks.items()
         }
         for first in range(0, len(rows), chunk):
@@ -154,23 +180,41 @@ class Scorer:
                 features.load(frames)
             for span in pairs.spans(first, first + len(frames), chunk):
                 row, place = pairs.row[span] - first, pairs.place[span]
-                found = self._pixel_metrics(frames[row], targets, place)
+                found = self._pixel_metrics(frames[row], truth, place)
                 for name in self.metrics:
                     if name not in PIXEL_METRICS:
                         features = compared[network_of(name)]
                         found[name] = features.distance(row, place, span.start, self.grid)
                     values[name][span] = found[name]
 
-    def _pixel_metrics(self, frames: Tensor, targets: Tensor, place: Tensor) -> dict[str, Tensor]:
-        """Those asked for, of frames (Q, 3, H, W) against targets[place]."""
+    def _pixel_metrics(self, frames: Tensor, truth: _Truth, place: Tensor) -> dict[str, Tensor]:
+        """Those asked for, of frames (Q, 3, H, W) against true frames `place`."""
         names = PIXEL_METRICS.intersection(self.metrics)
-        if self.grid:
-            return {name: PIXEL_MAPS[name](frames, targets[place], self.grid) for name in names}
-        if not names:
-            return {}
-        mae, mse, ssim = pixel_errors(frames, targets, place, with_ssim="ssim" in names)
-        every = {"mae": mae, "mse": mse, "psnr": pixels.psnr_of(mse), "ssim": ssim}
-        return {name: value for name, value in every.items() if value is not None}
+        by_place = names if self.grid else names.intersection(MOVING_NAMES)
+        found = {}
+        for name in by_place:
+            errors = PIXEL_MAPS[name](frames, truth.frames[place])
+            if name in MOVING_NAMES and truth.motion is not None:
+                errors = errors * truth.motion[place]
+            cells = F.adaptive_avg_pool2d(errors, self.grid or (1, 1))[:, 0]
+            found[name] = cells if self.grid else cells[:, 0, 0]
+        if names - by_place:
+            mae, mse, ssim = pixel_errors(
+                frames, truth.frames, place, with_ssim="ssim" in self.metrics
+            )
+            found |= {"mae": mae, "mse": mse, "psnr": pixels.psnr_of(mse)}
+            found |= {} if ssim is None else {"ssim": ssim}
+        return found
+
+
+class _Truth(NamedTuple):
+    """True frames (P, 3, H, W) and the weights of their pixels (P, 1, H, W) in moving metrics."""
+
+    frames: Tensor
+    motion: Tensor | None
+
+    def first(self) -> _Truth:
+        return _Truth(self.frames[:1], None if self.motion is None else self.motion[:1])
 
 
 def _distinct_rows(tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,53 +251,3 @@ def _distinct_pairs(row_of: Tensor) -> _Pairs:
     place = torch.arange(B * T, device=row_of.device).view(B, 1, T)
     pairs, pair_of = (row_of * (B * T) + place).unique(return_inverse=True)
     return _Pairs(row=pairs // (B * T), place=pairs % (B * T), pair_of=pair_of)
-
-
-class _FeaturePass:
-    """Features of the predicted frames at hand, and of true frames from first use to last.
-
-    true (P, 3, H, W); places: of every pair, in the order of asking, its true frame (0..P-1).
-    """
-
-    def __init__(self, net: PerceptualNet, true: Tensor, places: Tensor) -> None:
-        self.net = net
-        self.true = true
-        order = torch.arange(len(places), device=places.device)
-        unused = order.new_full((len(true),), -1)
-        self.last_use = unused.scatter_reduce(0, places, order, "amax")
-        self.slot = unused.clone()
-        self.kept = places[:0]
-        self.true_maps: list[Tensor] = []
-        self.pred_maps: list[Tensor] = []
-
-    def load(self, frames: Tensor) -> None:
-        """Take predicted frames (M, 3, H, W) in the place of those before."""
-        self.pred_maps = self.net.features(frames)
-
-    def distance(
-        self, rows: Tensor, places: Tensor, now: int, grid: tuple[int, int] | None = None
-    ) -> Tensor:
-        """Distances (Q,) of loaded frames `rows` to true frames `places`; `now`: the first pair.
-
-        With a grid, their maps (Q, *grid).
-        """
-        wanted = places.unique()
-        missing = wanted[~torch.isin(wanted, self.kept)]
-        if len(missing):
-            self._fetch(missing, now)
-        slots = self.slot[places]
-        everyone = torch.arange(len(self.pred_maps[0]), device=rows.device)
-        pred = self.pred_maps
-        if not torch.equal(rows, everyone):
-            pred = [stage[rows] for stage in pred]
-        if grid:
-            return self.net.distance_map(pred, self.true_maps, slots, grid)
-        return self.net.distance(pred, self.true_maps, slots)
-
-    def _fetch(self, missing: Tensor, now: int) -> None:
-        fresh = self.net.true_features(self.true[missing])
-        needed = self.last_use[self.kept] >= now
-        old = [stage[needed] for stage in self.true_maps] or [stage[:0] for stage in fresh]
-        self.true_maps = [torch.cat(both) for both in zip(old, fresh, strict=True)]
-        self.kept = torch.cat([self.kept[needed], missing])
-        self.slot[self.kept] = torch.arange(len(self.kept), device=self.kept.device)

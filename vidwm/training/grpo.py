@@ -19,15 +19,13 @@ from vidwm.config import FinetuneConfig
 from vidwm.data.clip import ClipBatch
 from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread
 from vidwm.device import pick_device
-from vidwm.evaluation.repetition import repetition_rate
 from vidwm.evaluation.sources import open_sources
 from vidwm.evaluation.strips import strip
-from vidwm.reward.mix import mixed, parse_reward, reward
-from vidwm.reward.scorer import Scorer
+from vidwm.reward.repetition import repetition_rate
 from vidwm.rollout.engine import generate
 from vidwm.rollout.sampling import Sampling
-from vidwm.training.credit import local_rewards
-from vidwm.training.grpo_loss import advantages
+from vidwm.training.gold import GoldWatch
+from vidwm.training.judge import Judge
 from vidwm.training.loop import Stage, fit
 from vidwm.training.policy_update import Experience, PolicyUpdate
 from vidwm.training.run_folder import open_run
@@ -66,11 +64,8 @@ class GrpoStage(Stage):
         if config.sharpness_rate > 0:
             self.modules["sharpness"] = self.sharpness
             self.rates = {"sharpness": config.sharpness_rate}
-        self.weights = parse_reward(config.reward)
-        grid = model.tokenizer.config.grid if config.credit == "local" else None
-        self.scorer = Scorer(
-            model.decode, tuple(self.weights), grid=grid, memory_gb=config.max_scoring_gb
-        )
+        self.judge = Judge(model, config)
+        self.gold = GoldWatch(model, tuple(self.judge.weights), config.max_scoring_gb)
         self.policy = PolicyUpdate(model, config, self.sharpness)
 
     def train_step(
@@ -95,11 +90,8 @@ class GrpoStage(Stage):
     ) -> tuple[Experience, dict[str, float | Tensor]]:
         """Sample and score a group of futures for every context of the batch."""
         config, model = self.config, self.model
-        frames = batch.float_frames().to(self.device)
-        context_frames = model.setting.context_frames
-        truth = frames[:, context_frames:]
         with watch.phase("rollout"):
-            context = model.tokens(frames[:, :context_frames])
+            frames, context = self._seen(batch)
             bins = model.bins(batch.actions)
             rollouts = generate(
                 model.transformer,
@@ -115,7 +107,7 @@ class GrpoStage(Stage):
                 dtype=self._decoding_dtype(updater),
             )
         with watch.phase("reward"):
-            rewards, metrics, credited = self.judge(rollouts.tokens, truth)
+            found = self.judge.judge(rollouts.tokens, frames, context)
         ref_logprobs = None
         if config.beta > 0:
             with watch.phase("reference"):
@@ -129,8 +121,7 @@ class GrpoStage(Stage):
                 old_logprobs = self._fixed_logprobs(
                     model.transformer, rollouts.tokens, context, bins, updater
                 )
-        spread = rewards.std(dim=1)
-        scaled = advantages(credited, config.scale_rewards)
+        spread = found.rewards.std(dim=1)
         experience = Experience(
             context=context,
             bins=bins,
@@ -138,33 +129,20 @@ class GrpoStage(Stage):
             sampled_logprobs=rollouts.logprobs.flatten(2),
             old_logprobs=old_logprobs,
             ref_logprobs=ref_logprobs,
-            advantages=scaled * (spread > config.min_spread)[:, None, None],
+            advantages=found.advantages * (spread > config.min_spread)[:, None, None],
         )
         logs: dict[str, float | Tensor] = {
-            "reward": rewards.mean(),
+            "reward": found.rewards.mean(),
             "spread": spread.mean(),
             "tokens_per_pass": rollouts.tokens_per_pass,
             "repetition_rate": repetition_rate(rollouts.tokens, context[:, -1]),
         }
-        return experience, logs | {f"reward_{n}": v.mean() for n, v in metrics.items()}
+        return experience, logs | {f"reward_{n}": v.mean() for n, v in found.metrics.items()}
 
     def _decoding_dtype(self, updater: Updater) -> torch.dtype | None:
         """Of rollouts: on a GPU the precision of training, on a CPU that of the weights."""
         half = updater.precision == "bf16" and self.device.type == "cuda"
         return torch.bfloat16 if half else None
-
-    def judge(self, tokens: Tensor, truth: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Rewards (B, G), their metrics (B, G, T), and what tokens are credited with.
-
-        The last is (B, G, T * N), or (B, G, 1) where a rollout's tokens share its reward.
-        """
-        metrics = self.scorer.score(tokens, truth)
-        if self.scorer.grid is None:
-            rewards = reward(metrics, self.weights)
-            return rewards, metrics, rewards[..., None]
-        cells = mixed(metrics, self.weights)
-        metrics = {name: value.mean(dim=(3, 4)) for name, value in metrics.items()}
-        return reward(metrics, self.weights), metrics, local_rewards(cells).flatten(2)
 
     @torch.no_grad()
     def _fixed_logprobs(
@@ -189,43 +167,55 @@ class GrpoStage(Stage):
         return logprobs.flatten(2)
 
     def evaluate(self) -> dict[str, float]:
-        """Reward and its parts on fixed held-out contexts, one future each."""
+        """Reward, its parts and gold metrics on fixed held-out contexts, one future each."""
         if self.heldout is None:
             return {}
         batch = _spread_batch(self.heldout, HELDOUT_CONTEXTS)
-        tokens, truth = self._predict(batch, group_size=1)
-        rewards, metrics, _ = self.judge(tokens, truth)
-        scores = {f"heldout_{name}": float(value.mean()) for name, value in metrics.items()}
-        return scores | {"heldout_reward": float(rewards.mean())}
+        frames, context = self._seen(batch)
+        with self.sharpness.folded_into(self.model.transformer):
+            tokens = self._futures(self.model.transformer, batch, context)
+        found = self.judge.judge(tokens, frames, context)
+        if not self.gold.started:
+            start = self._futures(self.reference, batch, context)
+            rewards = self.judge.judge(start, frames, context).rewards
+            self.gold.start(start, frames[:, context.shape[1] :], rewards[:, 0])
+        gold = self.gold.look(tokens, frames[:, context.shape[1] :], found.rewards[:, 0])
+        self.warning = gold.warning
+        if gold.warning and self.config.stop_when_gold_falls:
+            self.stop_reason = "gold metrics fall"
+        scores = {f"heldout_{name}": float(value.mean()) for name, value in found.metrics.items()}
+        return scores | {"heldout_reward": float(found.rewards.mean())} | gold.scores
 
     def sample_videos(self) -> Mapping[str, Tensor]:
         """Strips of held-out predictions: context, truth, prediction, difference."""
         if self.heldout is None:
             return {}
         batch = _spread_batch(self.heldout, SAMPLE_CONTEXTS)
-        tokens, truth = self._predict(batch, group_size=1)
-        predicted = self.model.decode(tokens[:, 0])
-        context = batch.float_frames()[:, : self.model.setting.context_frames]
+        frames, context = self._seen(batch)
+        with self.sharpness.folded_into(self.model.transformer):
+            tokens = self._futures(self.model.transformer, batch, context)
+        predicted, frames, c = self.model.decode(tokens[:, 0]).cpu(), frames.cpu(), context.shape[1]
         return {
-            f"heldout_{i}": strip(context[i], truth[i].cpu(), predicted[i].cpu())
+            f"heldout_{i}": strip(frames[i, :c], frames[i, c:], predicted[i])
             for i in range(len(batch))
         }
 
-    def _predict(self, batch: ClipBatch, group_size: int) -> tuple[Tensor, Tensor]:
-        model = self.model
+    def _seen(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
+        """Frames (B, T, 3, H, W) in [0, 1], and the tokens (B, c, N) of the context."""
         frames = batch.float_frames().to(self.device)
-        context = model.tokens(frames[:, : model.setting.context_frames])
-        with self.sharpness.folded_into(model.transformer):
-            rollouts = generate(
-                model.transformer,
-                model.layout,
-                context,
-                model.bins(batch.actions),
-                group_size=group_size,
-                keys=batch.keys,
-                sampling=Sampling(temperature=self.config.temperature, seed=self.config.seed),
-            )
-        return rollouts.tokens, frames[:, model.setting.context_frames :]
+        return frames, self.model.tokens(frames[:, : self.model.setting.context_frames])
+
+    def _futures(self, transformer: Transformer, batch: ClipBatch, context: Tensor) -> Tensor:
+        """One future (B, 1, h, N) of each context, by the same random numbers every time."""
+        return generate(
+            transformer,
+            self.model.layout,
+            context,
+            self.model.bins(batch.actions),
+            group_size=1,
+            keys=batch.keys,
+            sampling=Sampling(temperature=self.config.temperature, seed=self.config.seed),
+        ).tokens
 
     def export(self, directory: Path) -> None:
         with self.sharpness.folded_into(self.model.transformer):

@@ -52,6 +52,18 @@ def advantages(rewards: Tensor, scale_rewards: str, eps: float = 1e-6) -> Tensor
     return centred
 
 
+def decoupled_advantages(rewards: Tensor, weights: Tensor, eps: float = 1e-6) -> Tensor:
+    """rewards (K, B, G) of K kinds, higher is better, weights (K,) >= 0 -> advantages (B, G).
+
+    Each kind is normalised within its group before they are summed, so that none drowns in the
+    spread of another; the sum is normalised over the batch. Source: GDPO, Liu et al., arXiv
+    2601.05242, section 3.
+    """
+    each = torch.stack([advantages(kind, "group", eps) for kind in rewards])
+    total = torch.einsum("k,kbg->bg", weights.to(each), each)
+    return (total - total.mean()) / (total.std() + eps)
+
+
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: str) -> Tensor:
     """KL(policy || reference) per token, in nats, from tokens drawn by the policy.
 

@@ -55,7 +55,8 @@ class Stage(ABC):
     the same name. `rates` are the peak learning rates of modules that have one of their own.
     Frozen helpers (a reference policy, a tokenizer) are the stage's own affair.
     `evaluate`, `sample_videos` and `export` run without gradients, with the modules in eval mode
-    and, if EMA is on, their averaged weights; the numbers they draw do not touch training.
+    and, if EMA is on, their averaged weights; the numbers they draw do not touch training. They
+    may leave a `warning`, said once, and a `stop_reason`, which ends the run with a checkpoint.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Stage(ABC):
     rates: Mapping[str, float] = MappingProxyType({})
     fps: float = 10.0
     eval_every: int = 0
+    warning: str = ""
+    stop_reason: str = ""
 
     @abstractmethod
     def train_step(
@@ -113,9 +116,9 @@ def fit(stage: Stage, options: TrainOptions, run: RunFolder) -> FitResult:
         while step < options.steps and not stopped:
             logs = _train_step(stage, updaters, run, step)
             step += 1
-            stopped = stop.reason
             tracker.advance()
             _report(stage, updaters, options, tracker, step, logs)
+            stopped = stop.reason or stage.stop_reason
             if stopped or step == options.steps or _due(step, options.save_every, options.steps):
                 _save(stage, updaters, run, options.keep_last, step, tracker.seconds)
         tracker.say(_farewell(stage, options, run, step, stopped))
@@ -208,6 +211,9 @@ def _report(
             scalars |= _floats(stage.evaluate())
     if scalars:
         tracker.log(step, scalars)
+    if stage.warning:
+        tracker.say(f"{stage.name}: warning at step {step}: {stage.warning}")
+        stage.warning = ""
     if _due(step, options.sample_every, options.steps):
         with _evaluating(updaters):
             for name, frames in stage.sample_videos().items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vidwm.evaluation.repetition import repeats, repetition_rate
+from vidwm.reward.repetition import repeats, repetition_rate
 
 
 def test_each_frame_is_compared_with_the_one_before_it() -> None:

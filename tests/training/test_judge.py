@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from vidwm.config import FinetuneConfig
+from vidwm.errors import UserError
+from vidwm.training.grpo_loss import advantages, decoupled_advantages
+from vidwm.training.judge import Judge
+
+B, G, T, SIZE = 2, 4, 3, 16
+
+
+class Painter:
+    """Stands in for a world model of 2 x 2 cells; a token is a shade of grey, out of 20."""
+
+    tokenizer = SimpleNamespace(config=SimpleNamespace(grid=(2, 2)))
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        cells = (tokens / 20).unflatten(-1, (1, 2, 2)).expand(*tokens.shape[:-1], 3, 2, 2)
+        return cells.repeat_interleave(8, -1).repeat_interleave(8, -2)
+
+    def tokens(self, frames: Tensor) -> Tensor:
+        cells = frames.mean(dim=-3).unflatten(-1, (2, 8)).unflatten(-3, (2, 8)).mean(dim=(-1, -3))
+        return (20 * cells).round().long().flatten(-2)
+
+
+@pytest.fixture
+def scene():
+    """tokens (B, G, T, 4), frames (B, 1 + T, 3, 16, 16), context tokens (B, 1, 4)."""
+    tokens = torch.randint(0, 20, (B, G, T, 4))
+    frames = torch.rand(B, 1 + T, 3, SIZE, SIZE)
+    return tokens, frames, Painter().tokens(frames[:, :1])
+
+
+def judged(scene, **changes):
+    settings = {"data": "d", "model": "m", "output_dir": "o", "reward": "mae=1,mse=2"}
+    return Judge(Painter(), FinetuneConfig(**(settings | changes))).judge(*scene)
+
+
+def errors(scene, truth=None):
+    tokens, frames, _ = scene
+    difference = Painter().decode(tokens) - (frames[:, 1:] if truth is None else truth)[:, None]
+    return difference.abs().mean((3, 4, 5)), difference.square().mean((3, 4, 5))
+
+
+def test_by_default_all_frames_and_all_tokens_count_alike(scene):
+    found = judged(scene)
+    mae, mse = errors(scene)
+    torch.testing.assert_close(found.rewards, -(mae + 2 * mse).mean(dim=2))
+    torch.testing.assert_close(found.advantages, advantages(found.rewards, "group")[..., None])
+
+
+def test_the_last_frame_alone(scene):
+    mae, mse = errors(scene)
+    found = judged(scene, reward_over="last")
+    torch.testing.assert_close(found.rewards, -(mae + 2 * mse)[..., -1])
+
+
+def test_with_local_credit_frames_that_do_not_count_give_none(scene):
+    found = judged(scene, reward_over="last", credit="local")
+    by_frame = found.advantages.unflatten(2, (T, 4)).abs().sum(dim=(0, 1, 3))
+    assert by_frame[0] == by_frame[1] == 0 < by_frame[2]
+    torch.testing.assert_close(found.rewards, judged(scene, reward_over="last").rewards)
+
+
+def test_targets_can_be_what_the_tokenizer_makes_of_them(scene):
+    painter = Painter()
+    mae, mse = errors(scene, painter.decode(painter.tokens(scene[1][:, 1:])))
+    found = judged(scene, target="reconstruction")
+    torch.testing.assert_close(found.rewards, -(mae + 2 * mse).mean(dim=2))
+
+
+def test_a_repeated_frame_costs_its_weight(scene):
+    tokens, frames, context = scene
+    tokens[1, 2, 1] = tokens[1, 2, 0]
+    tokens[0, 3, 0] = context[0, 0]
+    plain = judged((tokens, frames, context), reward="mae=1")
+    found = judged((tokens, frames, context), reward="mae=1,repetition=0.6")
+    cost = torch.zeros(B, G)
+    cost[1, 2] = cost[0, 3] = 0.6 / T
+    torch.testing.assert_close(plain.rewards - found.rewards, cost)
+    assert found.metrics["repetition"].sum() == 2
+
+
+def test_moving_pixels(scene):
+    tokens, frames, context = scene
+    frames[:, 1:] = frames[:, :1]
+    assert judged((tokens, frames, context), reward="moving_mse=1").rewards.abs().max() == 0
+    frames[:, 1:, :, :4] = 1 - frames[:, 1:, :, :4].round()
+    assert judged((tokens, frames, context), reward="moving_mse=1").rewards.max() < 0
+
+
+def test_compared_before_they_are_mixed(scene):
+    mae, mse = errors(scene)
+    kinds = -torch.stack([mae.mean(dim=2), mse.mean(dim=2)])
+    found = judged(scene, combine="normalise_then_sum")
+    expected = decoupled_advantages(kinds, torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(found.advantages, expected[..., None], rtol=1e-4, atol=1e-5)
+
+
+def test_repetition_has_no_place(scene):
+    with pytest.raises(UserError, match="no place in it that is to blame"):
+        judged(scene, reward="mae=1,repetition=1", credit="local")
