@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vidwm.errors import UserError
 
@@ -44,16 +44,25 @@ def save_weights(module: nn.Module, path: Path, dtype: torch.dtype = torch.float
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load what `save_weights` wrote; UserError lists every key or shape that does not match."""
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name; UserError when it is missing or damaged."""
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; the directory is incomplete.") from None
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path} is damaged ({error}); restore it from the original or an earlier checkpoint."
         ) from None
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load what `save_weights` wrote; UserError lists every key or shape that does not match."""
+    load_weights_from(module, load_tensors(path), path)
+
+
+def load_weights_from(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """As `load_weights`, of tensors that were read from `path`."""
     wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     faults = [f"missing {name}" for name in sorted(wanted.keys() - found.keys())]

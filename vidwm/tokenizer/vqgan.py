@@ -138,36 +138,57 @@ class VQGANEncoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], latent, 3, padding=1)
 
     def forward(self, frames: Tensor) -> Tensor:
-        x = self.conv_in(frames)
+        return self.finish(self.levels(frames)[-1])
+
+    def levels(self, frames: Tensor) -> list[Tensor]:
+        """What every level gives."""
+        x, found = self.conv_in(frames), []
         for level in self.down_blocks:
             x = level(x)
+            found.append(x)
+        return found
+
+    def finish(self, x: Tensor) -> Tensor:
+        """From the last level to latents."""
         return self.conv_out(self.conv_norm_out(self.mid_block(x)))
 
 
 class VQGANDecoder(nn.Module):
     """Latents (M, latent, h, w) -> frames (M, 3, H, W), unclamped.
 
-    Not the encoder's mirror: the levels' widths are the encoder's from the last but one back to the
-    first, and once more the first; all but the first level double the map, before or after.
+    inputs, outputs: widths of the levels, coarse to fine; doubling: of which levels the map is
+    doubled at their end.
     """
 
     def __init__(
-        self, widths: Sequence[int], blocks: int, groups: int, latent: int, attention: bool = True
+        self,
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        doubling: Sequence[bool],
+        blocks: int,
+        groups: int,
+        latent: int,
+        attention: bool = True,
     ) -> None:
         super().__init__()
-        inputs = [*reversed(widths)]
-        outputs = [*inputs[1:], inputs[-1]]
         self.conv_in = nn.Conv2d(latent, inputs[0], 3, padding=1)
         self.mid_block = Middle(inputs[0], groups, attention)
         self.up_blocks = nn.ModuleList(
-            Level(before, width, blocks, groups, UP if i else None)
-            for i, (before, width) in enumerate(zip(inputs, outputs, strict=True))
+            Level(before, width, blocks, groups, UP if doubles else None)
+            for before, width, doubles in zip(inputs, outputs, doubling, strict=True)
         )
         self.conv_norm_out = GroupNormSiLU(groups, outputs[-1], EPS)
         self.conv_out = nn.Conv2d(outputs[-1], 3, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(latents))
+        return self.finish(self.middle(latents))
+
+    def middle(self, latents: Tensor) -> Tensor:
+        """Up to the first level."""
+        return self.mid_block(self.conv_in(latents))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """From the first level to frames."""
         for level in self.up_blocks:
             x = level(x)
         return self.conv_out(self.conv_norm_out(x))

@@ -27,6 +27,11 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 LEVELS_OF_BITS = {8: (8, 6, 5), 10: (8, 5, 5, 5), 12: (7, 5, 5, 5, 5), 14: (8, 8, 8, 6, 5)}
 
 
+def levels_of(value: int | list[int]) -> tuple[int, ...]:
+    """FSQ levels as released files spell them: bits, or a list. KeyError on other bits."""
+    return LEVELS_OF_BITS[value] if isinstance(value, int) else tuple(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class VQGANConfig:
     """Shape of the network; sizes in pixels. The defaults are the released RT-1 tokenizer's."""
@@ -59,7 +64,6 @@ class VQGANConfig:
     @classmethod
     def of_released(cls, values: dict[str, Any], height: int, width: int) -> VQGANConfig:
         """From the `config.json` of a released tokenizer; KeyError when a field is missing."""
-        levels = values["fsq_levels"]
         return cls(
             height=height,
             width=width,
@@ -67,7 +71,7 @@ class VQGANConfig:
             blocks=values["layers_per_block"],
             groups=values["norm_num_groups"],
             latent=values["latent_channels"],
-            fsq_levels=LEVELS_OF_BITS[levels] if isinstance(levels, int) else tuple(levels),
+            fsq_levels=levels_of(values["fsq_levels"]),
         )
 
 
@@ -77,9 +81,13 @@ class VQGANTokenizer(nn.Module):
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         self.config = config
-        shape = (config.widths, config.blocks, config.groups, config.latent)
+        shape = (config.blocks, config.groups, config.latent)
         self.quantizer = FSQ(config.fsq_levels)
-        self.encoder, self.decoder = VQGANEncoder(*shape), VQGANDecoder(*shape)
+        self.encoder = VQGANEncoder(config.widths, *shape)
+        # Not the encoder's mirror: a level later, and the first does not double.
+        inputs = [*reversed(config.widths)]
+        doubling = [False] + [True] * (len(inputs) - 1)
+        self.decoder = VQGANDecoder(inputs, [*inputs[1:], inputs[-1]], doubling, *shape)
         self.quant_linear = nn.Conv2d(config.latent, self.quantizer.code_dim, 1)
         self.post_quant_linear = nn.Conv2d(self.quantizer.code_dim, config.latent, 1)
         self.codebook_size = self.quantizer.codebook_size

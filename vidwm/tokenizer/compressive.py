@@ -1,0 +1,241 @@
+"""CompressiveTokenizer: context frames in full, later frames as a few tokens given them.
+
+    context  (B, c, 3, H, W) -> encoder -> FSQ -> Nc tokens a frame -> decoder -> frames
+    later    (B, F, 3, H, W) -> cond_encoder, which sees the context encoder's maps
+             -> patches of 4 x 4 latents -> FSQ -> Nd tokens a frame
+             -> cond_decoder, which sees the context decoder's maps -> frames
+
+Later frames need to tell only what is not in the context: 80 tokens instead of 1280 at 256 x 320.
+Every later frame depends on the context alone, so rollouts are decoded in any order, and the maps
+of a context are made once. Source: RLVR-World (arXiv 2505.13934), appendix A, whose class is
+CompressiveVQModelFSQ; directories are those of the package `diffusers`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vidwm.errors import UserError
+from vidwm.files import load_tensors, load_weights_from, read_json
+from vidwm.tokenizer.conditioning import CrossAttention, resized_positions
+from vidwm.tokenizer.fsq import FSQ
+from vidwm.tokenizer.vqgan import VQGANDecoder, VQGANEncoder
+from vidwm.tokenizer.vqgan_frame import WEIGHTS, levels_of
+
+# Released positions are those of 256 x 320 frames.
+RELEASED_SIZE = (256, 320)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressiveConfig:
+    """Shape of the networks; sizes in pixels. The defaults are the released RT-1 tokenizer's.
+
+    patch: latents per side of a later frame's token; attention_height: maps of at most so many rows
+    look at the context.
+    """
+
+    height: int = 256
+    width: int = 320
+    widths: tuple[int, ...] = (128, 256, 256, 512)
+    blocks: int = 2
+    groups: int = 32
+    latent: int = 64
+    context_levels: tuple[int, ...] = (7, 5, 5, 5, 5)
+    fsq_levels: tuple[int, ...] = (7, 5, 5, 5, 5)
+    patch: int = 4
+    attention_height: int = 32
+
+    def __post_init__(self) -> None:
+        cell = self.downsample * self.patch
+        if self.height % cell or self.width % cell:
+            raise UserError(
+                f"A frame of {self.height}x{self.width} cannot be cut into cells of {cell}x{cell} "
+                f"pixels; give another height and width."
+            )
+
+    @property
+    def downsample(self) -> int:
+        """Pixels per side of one latent, which is a context token's cell."""
+        return 2 ** (len(self.widths) - 1)
+
+    @property
+    def latents(self) -> tuple[int, int]:
+        """(h, w) of the latents, and of a context frame's tokens."""
+        return self.height // self.downsample, self.width // self.downsample
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of a later frame's tokens."""
+        return self.latents[0] // self.patch, self.latents[1] // self.patch
+
+    def level_size(self, level: int, height: int, width: int) -> tuple[int, int]:
+        """(h, w) of what an encoder's level gives, for frames of that size."""
+        halved = 2 ** min(level + 1, len(self.widths) - 1)
+        return height // halved, width // halved
+
+    @property
+    def attending(self) -> list[int]:
+        """Levels of the encoder at whose end a later frame looks at the context."""
+        return [
+            level
+            for level in range(len(self.widths))
+            if self.level_size(level, *RELEASED_SIZE)[0] <= self.attention_height
+        ]
+
+    @classmethod
+    def of_released(cls, values: dict[str, Any], height: int, width: int) -> CompressiveConfig:
+        """From the `config.json` of a released tokenizer; KeyError when a field is missing."""
+        return cls(
+            height=height,
+            width=width,
+            widths=tuple(values["block_out_channels"]),
+            blocks=values["layers_per_block"],
+            groups=values["norm_num_groups"],
+            latent=values["latent_channels"],
+            context_levels=levels_of(values["vq_fsq_levels"]),
+            fsq_levels=levels_of(values["dyn_fsq_levels"]),
+            patch=values.get("patch_size", 4),
+            attention_height=values["max_att_resolution"],
+        )
+
+
+class ConditionedEncoder(VQGANEncoder):
+    """An encoder whose coarse levels look at the context encoder's."""
+
+    def __init__(self, config: CompressiveConfig) -> None:
+        super().__init__(config.widths, config.blocks, config.groups, config.latent)
+        self.attending = config.attending
+        self.cross_att_blocks = nn.ModuleList(
+            CrossAttention(
+                config.widths[level], config.level_size(level, config.height, config.width)
+            )
+            for level in self.attending
+        )
+
+    def forward(self, frames: Tensor, contexts: list[Tensor]) -> Tensor:  # type: ignore[override]
+        """frames (B * F, 3, H, W), maps (B, c, C, h, w) of the context for each attending level."""
+        x = self.conv_in(frames)
+        looks = iter(zip(self.cross_att_blocks, contexts, strict=True))
+        for index, level in enumerate(self.down_blocks):
+            x = level(x)
+            if index in self.attending:
+                look, context = next(looks)
+                x = look(x, context)
+        return self.finish(x)
+
+
+class ConditionedDecoder(VQGANDecoder):
+    """A decoder that looks at the context decoder's maps before its first level."""
+
+    def __init__(self, config: CompressiveConfig, *shape: Any) -> None:
+        super().__init__(*shape)
+        self.cross_att_blocks = nn.ModuleList([CrossAttention(config.widths[-1], config.latents)])
+
+    def forward(self, latents: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+        """latents (B * F, latent, h, w), the context decoder's middle (B, c, C, h, w)."""
+        return self.finish(self.cross_att_blocks[0](self.middle(latents), context))
+
+
+class CompressiveTokenizer(nn.Module):
+    """Tokens of context frames and of the frames after them, and back; parameters as released."""
+
+    def __init__(self, config: CompressiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        inputs = [config.widths[-1], *reversed(config.widths[1:])]
+        doubling = [True] * (len(inputs) - 1) + [False]
+        decoder = (
+            *(inputs, [*reversed(config.widths)], doubling, config.blocks + 1),
+            *(config.groups, config.latent),
+        )
+        shape = (config.widths, config.blocks, config.groups, config.latent)
+        self.encoder = VQGANEncoder(*shape, attention=False)
+        self.decoder = VQGANDecoder(*decoder, attention=False)
+        self.cond_encoder = ConditionedEncoder(config)
+        self.cond_decoder = ConditionedDecoder(config, *decoder)
+        self.context_quantizer, self.quantizer = FSQ(config.context_levels), FSQ(config.fsq_levels)
+        patch = config.latent * config.patch**2
+        self.quant_conv = nn.Conv2d(config.latent, self.context_quantizer.code_dim, 1)
+        self.post_quant_conv = nn.Conv2d(self.context_quantizer.code_dim, config.latent, 1)
+        self.quant_linear = nn.Linear(patch, self.quantizer.code_dim)
+        self.post_quant_linear = nn.Linear(self.quantizer.code_dim, patch)
+        self.context_codebook_size = self.context_quantizer.codebook_size
+        self.codebook_size = self.quantizer.codebook_size
+        self.tokens_per_context_frame = config.latents[0] * config.latents[1]
+        self.tokens_per_frame = config.grid[0] * config.grid[1]
+        self.to(memory_format=torch.channels_last)
+
+    def encode(self, frames: Tensor, context_frames: int = 1) -> tuple[Tensor, Tensor]:
+        """frames (B, T, 3, H, W) in [0, 1] -> tokens of the first c (B, c, Nc) and of the others
+        (B, T - c, Nd), int64, each counted from 0.
+        """
+        B, c = len(frames), context_frames
+        levels = self.encoder.levels(_last(frames[:, :c].flatten(0, 1)))
+        latents = self.quant_conv(self.encoder.finish(levels[-1]))
+        _, context, _ = self.context_quantizer(latents)
+        seen = [levels[i].unflatten(0, (B, c)) for i in self.config.attending]
+        latents = self.cond_encoder(_last(frames[:, c:].flatten(0, 1)), seen)
+        p = self.config.patch
+        patches = rearrange(latents, "m c (h p) (w q) -> m h w (p q c)", p=p, q=p)
+        _, later, _ = self.quantizer(self.quant_linear(patches).movedim(-1, 1))
+        return context.view(B, c, -1), later.reshape(B, -1, self.tokens_per_frame)
+
+    def context_maps(self, context: Tensor) -> Tensor:
+        """Tokens (B, c, Nc) -> the maps (B, c, C, h, w) that decoding of later frames looks at."""
+        codes = self.context_quantizer.codes(context.reshape(-1, *self.config.latents))
+        maps = self.decoder.middle(self.post_quant_conv(_last(codes)))
+        return maps.unflatten(0, context.shape[:2])
+
+    def decode_context(self, maps: Tensor) -> Tensor:
+        """`context_maps` -> frames (B, c, 3, H, W), unclamped."""
+        return self.decoder.finish(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
+
+    def decode_later(self, tokens: Tensor, maps: Tensor) -> Tensor:
+        """Tokens (B, F, Nd) given `context_maps` -> frames (B, F, 3, H, W), unclamped."""
+        codes = self.quantizer.codes(tokens.reshape(-1, *self.config.grid)).movedim(1, -1)
+        p = self.config.patch
+        latents = rearrange(
+            self.post_quant_linear(codes), "m h w (p q c) -> m c (h p) (w q)", p=p, q=p
+        )
+        return self.cond_decoder(_last(latents), maps).unflatten(0, tokens.shape[:2])
+
+    def decode(self, context: Tensor, later: Tensor) -> Tensor:
+        """Tokens (B, c, Nc) and (B, F, Nd) -> frames (B, c + F, 3, H, W) float32 in [0, 1]."""
+        maps = self.context_maps(context)
+        frames = torch.cat([self.decode_context(maps), self.decode_later(later, maps)], dim=1)
+        return frames.float().clamp(0, 1)
+
+    @classmethod
+    def from_released(cls, directory: str | Path, height: int, width: int) -> CompressiveTokenizer:
+        """Read a released folder, for frames of any size that its cells divide.
+
+        Positions learned at 256 x 320 are interpolated for other sizes. UserError names a missing,
+        damaged or unlike file.
+        """
+        path = Path(directory) / "config.json"
+        try:
+            config = CompressiveConfig.of_released(read_json(path), height, width)
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} does not describe a compressive tokenizer of RLVR-World: {error}."
+            ) from error
+        tokenizer = cls(config)
+        tensors = load_tensors(Path(directory) / WEIGHTS)
+        for name, block in tokenizer.named_modules():
+            if isinstance(block, CrossAttention):
+                old = (RELEASED_SIZE[0] // config.downsample, RELEASED_SIZE[1] // config.downsample)
+                for table in (f"{name}.q_pos_emb", f"{name}.kv_pos_emb"):
+                    if table in tensors and len(tensors[table]) == old[0] * old[1]:
+                        tensors[table] = resized_positions(tensors[table], old, block.grid)
+        load_weights_from(tokenizer, tensors, Path(directory) / WEIGHTS)
+        return tokenizer.eval()
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
