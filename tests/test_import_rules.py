@@ -33,7 +33,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Inside the floors: the one module of its room that knows the tokenizer.
 MEETING_POINT = "vidwm.world_model.world_model"
 # Packages that may be absent, so that they are imported where they are needed.
-OPTIONAL = {"decord", "metaworld", "mujoco", "transformers"}
+OPTIONAL = {"decord", "huggingface_hub", "metaworld", "mujoco", "transformers"}
 
 
 def modules(root: Path) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from vidwm import __version__
 from vidwm.config import (
     EvaluateConfig,
     FinetuneConfig,
+    ImportConfig,
     PretrainConfig,
     RolloutConfig,
     TokenizerConfig,
@@ -57,6 +58,12 @@ def _evaluate(config: EvaluateConfig) -> None:
     evaluate_command(config)
 
 
+def _import(config: ImportConfig) -> None:
+    from vidwm.hub import import_released
+
+    print(f"import: {import_released(config)}")
+
+
 # Command -> its config, what runs it, its line in `vidwm --help`; in the order of use.
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], None], str]] = {
     "tokenizer": (TokenizerConfig, _tokenizer, "train the tokenizer: frames to tokens and back"),
@@ -64,6 +71,7 @@ COMMANDS: dict[str, tuple[type[Options], Callable[[Any], None], str]] = {
     "finetune": (FinetuneConfig, _finetune, "post-train a world model with GRPO"),
     "rollout": (RolloutConfig, _rollout, "render predicted videos beside the true ones"),
     "evaluate": (EvaluateConfig, _evaluate, "measure a world model on held-out episodes"),
+    "import": (ImportConfig, _import, "open a released RLVR-World model as a world model"),
 }
 
 

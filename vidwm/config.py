@@ -243,6 +243,17 @@ class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportConfig(Options):
+    """A released RLVR-World model, single-step, as a world model."""
+
+    transformer: str = required("Hub repository or folder, such as thuml/rt1-world-model-...")
+    tokenizer: str = option("thuml/rt1-frame-tokenizer", "Hub repository or folder")
+    output_dir: Path = required("folder of the world model; must not exist")
+    height: int = option(256, "of its frames, in pixels", at_least=16)
+    width: int = option(320, "of its frames, in pixels", at_least=16)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RolloutConfig(GivenModelOptions, SamplingOptions, CacheOptions, MachineOptions):
     """Videos of predicted futures beside what happened."""
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from vidwm_kernels.embed_codes import embed_codes
 
 from vidwm.errors import UserError
-from vidwm.files import load_weights, read_json
+from vidwm.files import load_weights, read_json, save_weights, write_json
 from vidwm.tokenizer.fsq import FSQ
 from vidwm.tokenizer.vqgan import VQGANDecoder, VQGANEncoder
 
+CLASS_NAME = "CNNFSQModel256"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # `fsq_levels: 12` in released files stands for 2^12 codes, as FSQ's authors round it.
 LEVELS_OF_BITS = {8: (8, 6, 5), 10: (8, 5, 5, 5), 12: (7, 5, 5, 5, 5), 14: (8, 8, 8, 6, 5)}
@@ -30,6 +31,12 @@ LEVELS_OF_BITS = {8: (8, 6, 5), 10: (8, 5, 5, 5), 12: (7, 5, 5, 5, 5), 14: (8, 8
 def levels_of(value: int | list[int]) -> tuple[int, ...]:
     """FSQ levels as released files spell them: bits, or a list. KeyError on other bits."""
     return LEVELS_OF_BITS[value] if isinstance(value, int) else tuple(value)
+
+
+def spelled(levels: tuple[int, ...]) -> int | list[int]:
+    """Inverse of `levels_of`."""
+    bits = {known: bits for bits, known in LEVELS_OF_BITS.items()}
+    return bits.get(levels, list(levels))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +97,7 @@ class VQGANTokenizer(nn.Module):
         self.decoder = VQGANDecoder(inputs, [*inputs[1:], inputs[-1]], doubling, *shape)
         self.quant_linear = nn.Conv2d(config.latent, self.quantizer.code_dim, 1)
         self.post_quant_linear = nn.Conv2d(self.quantizer.code_dim, config.latent, 1)
+        self.height, self.width = config.height, config.width
         self.codebook_size = self.quantizer.codebook_size
         self.tokens_per_frame = config.grid[0] * config.grid[1]
         self.to(memory_format=torch.channels_last)
@@ -110,12 +118,49 @@ class VQGANTokenizer(nn.Module):
     def decode(self, tokens: Tensor) -> Tensor:
         """tokens (..., N), 0..codebook_size-1 -> frames (..., 3, H, W) float32 in [0, 1]."""
         frames = self.pixels(tokens.flatten(0, -2)).float().clamp(0, 1)
-        return frames.view(*tokens.shape[:-1], *frames.shape[1:])
+        return frames.reshape(*tokens.shape[:-1], *frames.shape[1:])
 
     def code_table(self) -> Tensor:
         """(codebook_size, latent): what the decoder is given for each token."""
         every = torch.arange(self.codebook_size, device=self.post_quant_linear.weight.device)
         return self.post_quant_linear(self.quantizer.codes(every.view(-1, 1, 1)))[..., 0, 0]
+
+    def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write it in the released form, with the size of its frames beside."""
+        config = self.config
+        blocks = len(config.widths)
+        write_json(
+            Path(directory) / "config.json",
+            {
+                "_class_name": CLASS_NAME,
+                "act_fn": "silu",
+                "block_out_channels": list(config.widths),
+                "down_block_types": ["DownEncoderBlock2D"] * blocks,
+                "fsq_levels": spelled(config.fsq_levels),
+                "height": config.height,
+                "in_channels": 3,
+                "latent_channels": config.latent,
+                "layers_per_block": config.blocks,
+                "norm_num_groups": config.groups,
+                "norm_type": "group",
+                "out_channels": 3,
+                "resolution": 256,
+                "up_block_types": ["UpDecoderBlock2D"] * blocks,
+                "width": config.width,
+            },
+        )
+        save_weights(self, Path(directory) / WEIGHTS, dtype)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> VQGANTokenizer:
+        """Read what `save_pretrained` wrote."""
+        path = Path(directory) / "config.json"
+        values = read_json(path)
+        if not all(isinstance(values.get(name), int) for name in ("height", "width")):
+            raise UserError(
+                f"{path} lacks height and width: import the released tokenizer with `vidwm import`."
+            )
+        return cls.from_released(directory, values["height"], values["width"])
 
     @classmethod
     def from_released(cls, directory: str | Path, height: int, width: int) -> VQGANTokenizer:

@@ -5,7 +5,7 @@
 Its directory is the only checkpoint format a user sees:
 
     world_model.json   what the model expects: frames, sizes, frame rate, actions and their ranges
-    tokenizer/         config.json, model.safetensors
+    tokenizer/         config.json, model.safetensors (of an imported one, as it was released)
     transformer/       config.json, model.safetensors (a Hugging Face Llama directory)
     README.md          model card
 """
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vidwm.errors import UserError
 from vidwm.files import read_json, write_json
-from vidwm.tokenizer.frame import FrameTokenizer
+from vidwm.tokenizer.open_tokenizer import Tokenizer, open_tokenizer
 from vidwm.world_model.actions import ActionBins
 from vidwm.world_model.layout import Layout
 from vidwm.world_model.transformer import Transformer
@@ -56,7 +56,7 @@ class WorldModel(nn.Module):
 
     def __init__(
         self,
-        tokenizer: FrameTokenizer,
+        tokenizer: Tokenizer,
         transformer: Transformer,
         actions: ActionBins,
         setting: Setting,
@@ -148,14 +148,14 @@ class WorldModel(nn.Module):
         setting = {name: values[name] for name in names}
         setting["action_names"] = tuple(setting["action_names"])
         return cls(
-            FrameTokenizer.from_pretrained(directory / "tokenizer"),
+            open_tokenizer(directory / "tokenizer"),
             Transformer.from_pretrained(directory / "transformer"),
             ActionBins.from_json(values["action_ranges"]),
             Setting(**setting),
         ).eval()
 
 
-def layout_of(tokenizer: FrameTokenizer, actions: ActionBins, setting: Setting) -> Layout:
+def layout_of(tokenizer: Tokenizer, actions: ActionBins, setting: Setting) -> Layout:
     """The sequence layout that follows from the parts."""
     return Layout(
         tokens_per_frame=tokenizer.tokens_per_frame,

@@ -1,0 +1,141 @@
+"""Released checkpoints become world models: golden ones, and small ones of our own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file
+
+from vidwm.cli import main
+from vidwm.files import load_tensors, save_weights
+from vidwm.rollout.engine import generate
+from vidwm.rollout.sampling import Sampling
+from vidwm.tokenizer.vqgan_frame import WEIGHTS, VQGANConfig, VQGANTokenizer
+from vidwm.world_model.llama_files import TransformerConfig
+from vidwm.world_model.presets import rt1_bins
+from vidwm.world_model.transformer import Transformer
+from vidwm.world_model.world_model import WorldModel
+
+SMALL = VQGANConfig(height=32, width=48, widths=(8, 8, 16), groups=4, latent=6, fsq_levels=(5, 3))
+
+
+def released(folder: Path, vocab: int = 15 + 256 + 2) -> dict[str, Path]:
+    """A tokenizer and a transformer as RLVR-World's scripts leave them."""
+    folders = {"tokenizer": folder / "tokenizer", "transformer": folder / "transformer"}
+    VQGANTokenizer(SMALL).save_pretrained(folders["tokenizer"])
+    Transformer(
+        TransformerConfig(
+            vocab_size=vocab,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            bos_token_id=vocab - 2,
+            eos_token_id=vocab - 1,
+        )
+    ).save_pretrained(folders["transformer"])
+    return folders
+
+
+def imported(folders: dict[str, Path], output: Path, *size: object) -> int:
+    named = [word for name, path in folders.items() for word in (f"--{name}", str(path))]
+    return main(["import", *named, "--output_dir", str(output), *map(str, size)])
+
+
+def test_imports_opens_predicts_and_keeps_every_weight(tmp_path, capsys):
+    folders = released(tmp_path)
+    assert imported(folders, tmp_path / "model", "--height", 32, "--width", 48) == 0
+    assert str(tmp_path / "model") in capsys.readouterr().out
+    for part, file in (("tokenizer", WEIGHTS), ("transformer", "model.safetensors")):
+        before, after = load_file(folders[part] / file), load_file(tmp_path / "model" / part / file)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    model = WorldModel.from_pretrained(tmp_path / "model")
+    assert model.size == (32, 48) and model.setting.model_fps == 3
+    frames, actions = torch.rand(1, 5, 3, 32, 48), torch.rand(1, 5, 13)
+    rollouts = generate(
+        model.transformer,
+        model.layout,
+        model.tokens(frames[:, :4]),
+        model.bins(actions),
+        group_size=2,
+        keys=torch.zeros(1).long(),
+        sampling=Sampling(),
+    )
+    assert model.decode(rollouts.tokens).shape == (1, 2, 1, 3, 32, 48)
+    again = tmp_path / "again"
+    model.save_pretrained(again)
+    assert (again / "tokenizer/config.json").read_bytes() == (
+        folders["tokenizer"] / "config.json"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read(tmp_path, dtype):
+    folders = released(tmp_path)
+    tokenizer = VQGANTokenizer.from_pretrained(folders["tokenizer"])
+    save_weights(tokenizer, folders["tokenizer"] / WEIGHTS, dtype)
+    assert imported(folders, tmp_path / "model", "--height", 32, "--width", 48) == 0
+    found = load_tensors(tmp_path / "model/tokenizer" / WEIGHTS)["quant_linear.weight"]
+    expected = tokenizer.quant_linear.weight.to(dtype).float()
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+def test_the_golden_checkpoints(shared, tmp_path):
+    golden = shared / "golden"
+    folders = {"tokenizer": golden / "frame_tokenizer", "transformer": golden / "transformer"}
+    assert imported(folders, tmp_path / "model") == 0
+    model = WorldModel.from_pretrained(tmp_path / "model")
+    layout = load_file(golden / "layout_io.safetensors")
+    tokens = layout["single_frame_tokens"].flatten(2).long()
+    ids = model.layout.sequence(tokens, model.bins(layout["single_actions"])[:, :4])
+    assert torch.equal(ids, layout["single_input_ids"].long())
+    bins = rt1_bins()
+    torch.testing.assert_close(bins.low, layout["action_ranges"][:, 0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(bins.high, layout["action_ranges"][:, 1], rtol=0, atol=1e-5)
+    logits = load_file(golden / "transformer_io.safetensors")
+    with torch.no_grad():
+        found = model.transformer(logits["input_ids"].long())
+    torch.testing.assert_close(found, logits["logits"], rtol=1e-4, atol=1e-4)
+    frames = load_file(golden / "frame_tokenizer_io.safetensors")
+    decoded = model.decode(frames["indices"].flatten(2).long())
+    torch.testing.assert_close(decoded, frames["decoded"].clamp(0, 1), rtol=0, atol=1e-3)
+
+
+def refusal(capsys, *arguments: object) -> str:
+    assert main([str(word) for word in arguments]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "Traceback" not in message
+    return message
+
+
+def test_parts_of_different_models_are_refused(tmp_path, capsys):
+    folders = released(tmp_path, vocab=300)
+    assert imported(folders, tmp_path / "model", "--height", 32, "--width", 48) == 2
+    assert "300 ids, tokenizer and actions need 273" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    message = refusal(capsys, "import", "--transformer", "x", "--output_dir", tmp_path / "model")
+    assert "exists already" in message
+
+
+def test_names_that_lead_nowhere_are_told(tmp_path, capsys, monkeypatch):
+    output = ("--output_dir", tmp_path / "model")
+    message = refusal(capsys, "import", "--tokenizer", "./nowhere", "--transformer", "x", *output)
+    assert "./nowhere is neither a folder nor a repository" in message
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError("no connection\nand a long story")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    message = refusal(capsys, "import", "--transformer", "owner/model", *output)
+    assert "rt1-frame-tokenizer from the Hugging Face Hub (no connection)" in message
+    assert "https://huggingface.co/thuml/rt1-frame-tokenizer" in message

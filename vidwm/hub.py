@@ -1,0 +1,80 @@
+"""Released checkpoints of RLVR-World, from the Hugging Face Hub or a folder, as a world model.
+
+A released model is two directories, a tokenizer and a transformer, without frame rate or action
+ranges; those of RT-1, which all single-step releases were trained on, are `world_model/presets.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vidwm.config import ImportConfig
+from vidwm.errors import UserError
+from vidwm.tokenizer.vqgan_frame import VQGANTokenizer
+from vidwm.world_model.presets import RT1, RT1_FPS, rt1_bins
+from vidwm.world_model.transformer import Transformer
+from vidwm.world_model.world_model import Setting, WorldModel
+
+CARD = """---
+library_name: vidwm
+tags: [robotics, world-model, video-prediction]
+---
+# World model
+
+Imported from transformer `{transformer}` and tokenizer `{tokenizer}`
+(RLVR-World, arXiv 2505.13934). Predicts 1 frame of {height}x{width} at 3 frames a second from 4
+frames and RT-1's 13 action dimensions.
+Open it with `vidwm.WorldModel.from_pretrained(directory)`.
+"""
+
+
+def import_released(config: ImportConfig) -> Path:
+    """Write the world model directory `config.output_dir`; UserError says what does not fit."""
+    if config.output_dir.exists():
+        raise UserError(f"{config.output_dir} exists already: name another --output_dir.")
+    folders = {name: located(getattr(config, name)) for name in ("tokenizer", "transformer")}
+    tokenizer = VQGANTokenizer.from_released(folders["tokenizer"], config.height, config.width)
+    setting = Setting(
+        context_frames=4,
+        horizon=1,
+        frame_skip=1,
+        fps=RT1_FPS,
+        action_names=tuple(RT1),
+        heldout=0.0,
+        split_seed=0,
+        shared_action_ids=True,
+    )
+    transformer = Transformer.from_pretrained(folders["transformer"])
+    model = WorldModel(tokenizer, transformer, rt1_bins(), setting)
+    model.save_pretrained(
+        config.output_dir,
+        card=CARD.format(
+            transformer=config.transformer,
+            tokenizer=config.tokenizer,
+            height=config.height,
+            width=config.width,
+        ),
+    )
+    return config.output_dir
+
+
+def located(name: str) -> Path:
+    """The folder `name`, or else a copy of the Hub's repository of that name."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UserError(
+            f"{name} is neither a folder nor a repository of the Hugging Face Hub, owner/name."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"Cannot fetch {name} from the Hugging Face Hub ({reason}): download "
+            f"https://huggingface.co/{name} into a folder and name that instead."
+        ) from error

@@ -1,0 +1,32 @@
+"""Action ranges of known robots, for models that were trained with them."""
+
+from __future__ import annotations
+
+import torch
+
+from vidwm.world_model.actions import ActionBins
+
+# RT-1's 13 dimensions in the order of its data set's keys, minimum and maximum over all of it, as
+# RLVR-World's models have them. The outlier of the second-but-last dimension is theirs as well.
+RT1 = {
+    "base_displacement_vector_0": (-0.39601, 0.39600),
+    "base_displacement_vector_1": (-0.00963, 0.00368),
+    "base_displacement_vertical_rotation": (-0.40005, 0.39991),
+    "gripper_closedness_action": (-1.0, 1.0),
+    "rotation_delta_0": (-1.56992, 1.57064),
+    "rotation_delta_1": (-1.56989, 1.53211),
+    "rotation_delta_2": (-1.57042, 1.56915),
+    "terminate_episode_0": (0.0, 1.0),
+    "terminate_episode_1": (0.0, 1.0),
+    "terminate_episode_2": (0.0, 1.0),
+    "world_vector_0": (-2.02045, 2.99846),
+    "world_vector_1": (-5.49790, 22.09053),
+    "world_vector_2": (-2.03166, 2.75075),
+}
+RT1_FPS = 3.0
+
+
+def rt1_bins() -> ActionBins:
+    """256 bins of RT-1's actions."""
+    low, high = zip(*RT1.values(), strict=True)
+    return ActionBins(low=torch.tensor(low), high=torch.tensor(high))
