@@ -23,12 +23,12 @@ import argparse
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from rollout_cases import SHAPES, Shape, cut, moved
+from timing import best, timed
 from torch import Tensor
 from vidwm_kernels.linear import linear, packed
 
@@ -69,17 +69,6 @@ def sides_of(shape: Shape, names: list[str]) -> dict[str, Callable[[], Tensor]]:
     return {name: sides[name] for name in names}
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def floor_seconds(shape: Shape, group: int) -> tuple[float, float]:
     """Seconds of the decode steps that the machine's own products and reads allow; and of one."""
     config = shape.transformer.config
@@ -91,21 +80,17 @@ def floor_seconds(shape: Shape, group: int) -> tuple[float, float]:
     sizes.append((shape.window.layout.codebook_size, D))
     weights = [randn(n, k) for n, k in sizes]
     rows = {k: randn(group, k) for _, k in sizes}
-    product = _best(lambda: [torch.nn.functional.linear(rows[w.shape[1]], w) for w in weights])
+    product = best(lambda: [torch.nn.functional.linear(rows[w.shape[1]], w) for w in weights])
     if device.type == "cpu":
         ready = [packed(weight) for weight in weights]
-        product = min(product, _best(lambda: [linear(rows[w.shape[1]], w) for w in ready]))
+        product = min(product, best(lambda: [linear(rows[w.shape[1]], w) for w in ready]))
     big = randn(2**26)
-    bandwidth = big.numel() * big.element_size() / _best(big.sum)
+    bandwidth = big.numel() * big.element_size() / best(big.sum)
     per_token = config.num_hidden_layers * kv * big.element_size()
     steps = shape.window.frames * shape.window.layout.tokens_per_frame - 1
     caches = per_token * (shape.prompt.shape[1] + group * shape.new / 2)
     one = product + caches / bandwidth
     return steps * one, one
-
-
-def _best(work: Callable[[], object]) -> float:
-    return min([timed(work) for _ in range(6)][1:])
 
 
 def peak_bytes() -> int:
@@ -153,7 +138,7 @@ def report(
     """Print what was found."""
     group, config, dtype = options.group, shape.transformer.config, shape.transformer.dtype
     drawn = shape.window.states.numel()
-    prefill = _best(partial(shape.transformer.prefill, shape.prompt))
+    prefill = best(partial(shape.transformer.prefill, shape.prompt))
     floor, step = floor_seconds(shape, group)
     print(
         f"{shape.name}: prompt {shape.prompt.shape[1]}, {shape.new} positions, {group} rollouts, "

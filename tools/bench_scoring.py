@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from scoring_peers import PlainLPIPS, plain_decode, plain_score
 from scoring_shapes import SHAPES, Shape
+from timing import best, timed
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,21 +31,6 @@ from vidwm.reward.live_memory import peak_bytes
 from vidwm.reward.scorer import Scorer
 
 MB = 1e6
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def best(work: Callable[[], object], times: int = 4) -> float:
-    return min([timed(work) for _ in range(times)][1:])
 
 
 def stages(scorer: Scorer, shape: Shape, rows: Tensor) -> dict[str, float]:
