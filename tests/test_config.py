@@ -192,3 +192,16 @@ def test_mini_batches_share_the_contexts_evenly() -> None:
 def test_a_misspelt_bound_is_our_own_mistake() -> None:
     with pytest.raises(TypeError, match="atleast"):
         option(1, "help", atleast=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"combine": "normalise_then_sum", "credit": "local"}, "needs credit = rollout"),
+        ({"combine": "normalise_then_sum", "scale_rewards": "batch"}, "scale_rewards = group"),
+        ({"stop_when_gold_falls": True, "eval_every": 0}, "give eval_every a positive value"),
+    ],
+)
+def test_finetune_conflicts(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FinetuneConfig(**{"data": "d", "model": "m", "output_dir": "o"} | changes)  # type: ignore[arg-type]

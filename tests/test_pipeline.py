@@ -304,6 +304,18 @@ def test_settings_that_do_not_fit_are_told_before_anything_is_read(tmp_path, cap
     assert "num_kv_heads" in message
 
 
+def test_gold_metrics_need_held_out_episodes(trained, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(trained / "pretrain/checkpoints/last/model", model)
+    setting = json.loads((model / "world_model.json").read_text())
+    (model / "world_model.json").write_text(json.dumps(setting | {"heldout": 0.0}))
+    message = fails(
+        *(capsys, "finetune", "--data", trained / "data", "--model", model, "--reward", "mae=1"),
+        *("--stop_when_gold_falls", "true", "--output_dir", tmp_path / "run"),
+    )
+    assert "needs held-out episodes" in message
+
+
 def test_a_run_is_not_overwritten(trained, capsys):
     model = trained / "pretrain/checkpoints/last/model"
     before = (trained / "finetune/metrics.jsonl").read_bytes()

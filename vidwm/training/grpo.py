@@ -19,6 +19,7 @@ from vidwm.config import FinetuneConfig
 from vidwm.data.clip import ClipBatch
 from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread
 from vidwm.device import pick_device
+from vidwm.errors import UserError
 from vidwm.evaluation.sources import open_sources
 from vidwm.evaluation.strips import strip
 from vidwm.reward.repetition import repetition_rate
@@ -65,7 +66,14 @@ class GrpoStage(Stage):
             self.modules["sharpness"] = self.sharpness
             self.rates = {"sharpness": config.sharpness_rate}
         self.judge = Judge(model, config)
-        self.gold = GoldWatch(model, tuple(self.judge.weights), config.max_scoring_gb)
+        self.gold: GoldWatch | None = None
+        if heldout is not None and config.eval_every:
+            self.gold = GoldWatch(model, tuple(self.judge.weights), config.max_scoring_gb)
+        elif config.stop_when_gold_falls:
+            raise UserError(
+                "stop_when_gold_falls needs held-out episodes, and this model's split has none: "
+                "leave it out."
+            )
         self.policy = PolicyUpdate(model, config, self.sharpness)
 
     def train_step(
@@ -168,7 +176,7 @@ class GrpoStage(Stage):
 
     def evaluate(self) -> dict[str, float]:
         """Reward, its parts and gold metrics on fixed held-out contexts, one future each."""
-        if self.heldout is None:
+        if self.heldout is None or self.gold is None:
             return {}
         batch = _spread_batch(self.heldout, HELDOUT_CONTEXTS)
         frames, context = self._seen(batch)
