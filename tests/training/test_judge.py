@@ -54,6 +54,15 @@ def test_by_default_all_frames_and_all_tokens_count_alike(scene):
     torch.testing.assert_close(found.advantages, advantages(found.rewards, "group")[..., None])
 
 
+@pytest.mark.parametrize("frames", [3, 4, 7])
+def test_the_default_is_the_plain_mean_to_the_last_bit(frames):
+    tokens = torch.randint(0, 20, (16, 8, frames, 4))
+    truth = torch.rand(16, 1 + frames, 3, SIZE, SIZE)
+    found = judged((tokens, truth, Painter().tokens(truth[:, :1])))
+    mixed = -(found.metrics["mae"] + 2 * found.metrics["mse"])
+    assert torch.equal(found.rewards, mixed.mean(dim=2))
+
+
 def test_the_last_frame_alone(scene):
     mae, mse = errors(scene)
     found = judged(scene, reward_over="last")

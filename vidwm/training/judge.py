@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidwm.config import FinetuneConfig
 from vidwm.errors import UserError
-from vidwm.reward.mix import REPETITION_NAME, mixed, parse_reward, reward, signed
+from vidwm.reward.mix import REPETITION_NAME, mixed, parse_reward, reward
 from vidwm.reward.over_horizon import frame_weights
 from vidwm.reward.repetition import repeats
 from vidwm.reward.scorer import Scorer
@@ -61,9 +61,11 @@ class Judge:
         if self.config.target == "reconstruction":
             truth = self.model.decode(self.model.tokens(truth))
         metrics = self.scorer.score(tokens, truth, frames[:, c - 1])
-        over = frame_weights(T, self.config.reward_over, self.config.discount).to(frames.device)
+        over = self._frame_weights(T)
         if self.config.credit == "local":
-            cells = mixed(metrics, self.weights) * (T * over)[:, None, None]
+            cells = mixed(metrics, self.weights)
+            if over is not None:
+                cells = cells * (T * over).to(cells)[:, None, None]
             metrics = {name: value.mean(dim=(3, 4)) for name, value in metrics.items()}
             return Judgement(
                 rewards=reward(metrics, self.weights, over),
@@ -77,8 +79,16 @@ class Judge:
             rewards=rewards, metrics=metrics, advantages=self._advantages(rewards, metrics, over)
         )
 
-    def _advantages(self, rewards: Tensor, metrics: dict[str, Tensor], over: Tensor) -> Tensor:
+    def _frame_weights(self, T: int) -> Tensor | None:
+        """Of T predicted frames; None for a plain mean, from which a dot product rounds apart."""
+        if self.config.reward_over == "mean":
+            return None
+        return frame_weights(T, self.config.reward_over, self.config.discount)
+
+    def _advantages(
+        self, rewards: Tensor, metrics: dict[str, Tensor], over: Tensor | None
+    ) -> Tensor:
         if self.config.combine == "sum_then_normalise":
             return advantages(rewards, self.config.scale_rewards)[..., None]
-        kinds = torch.stack([signed(name, metrics) @ over for name in self.weights])
+        kinds = torch.stack([reward(metrics, {name: 1.0}, over) for name in self.weights])
         return decoupled_advantages(kinds, torch.tensor([*self.weights.values()]))[..., None]
