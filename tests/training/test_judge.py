@@ -36,9 +36,13 @@ def scene():
     return tokens, frames, Painter().tokens(frames[:, :1])
 
 
+def settings(**changes):
+    given = {"data": "d", "model": "m", "output_dir": "o", "reward": "mae=1,mse=2"}
+    return FinetuneConfig(**(given | changes))
+
+
 def judged(scene, **changes):
-    settings = {"data": "d", "model": "m", "output_dir": "o", "reward": "mae=1,mse=2"}
-    return Judge(Painter(), FinetuneConfig(**(settings | changes))).judge(*scene)
+    return Judge(Painter(), settings(**changes)).judge(*scene)
 
 
 def errors(scene, truth=None):
@@ -81,6 +85,27 @@ def test_targets_can_be_what_the_tokenizer_makes_of_them(scene):
     mae, mse = errors(scene, painter.decode(painter.tokens(scene[1][:, 1:])))
     found = judged(scene, target="reconstruction")
     torch.testing.assert_close(found.rewards, -(mae + 2 * mse).mean(dim=2))
+
+
+def test_what_the_tokenizer_changes_is_no_motion(scene):
+    tokens, frames, context = scene
+    frames[:, 1:] = frames[:, :1]  # nothing moves, and the tokenizer shows it as four flat cells
+    still = (tokens, frames, context)
+    found = judged(still, reward="moving_mae=1", target="reconstruction")
+    assert found.rewards.abs().max() == 0
+
+
+def test_reconstructions_are_decoded_one_context_at_a_time(scene, monkeypatch):
+    sizes = []
+
+    def decode(self, tokens, plain=Painter.decode):
+        sizes.append(tokens.shape[:-1].numel())
+        return plain(self, tokens)
+
+    judge = Judge(Painter(), settings(reward="mae=1", target="reconstruction"))
+    monkeypatch.setattr(Painter, "decode", decode)  # not the scorer's, which has a budget
+    judge.judge(*scene)
+    assert sizes == [1 + T] * B
 
 
 def test_a_repeated_frame_costs_its_weight(scene):

@@ -57,10 +57,10 @@ class Judge:
         the tokens (B, c, N) of the first c.
         """
         c, T = context.shape[1], tokens.shape[2]
-        truth = frames[:, c : c + T]
+        seen = frames[:, c - 1 : c + T]
         if self.config.target == "reconstruction":
-            truth = self.model.decode(self.model.tokens(truth))
-        metrics = self.scorer.score(tokens, truth, frames[:, c - 1])
+            seen = self._reconstruction(seen)
+        metrics = self.scorer.score(tokens, seen[:, 1:], seen[:, 0])
         over = self._frame_weights(T)
         if self.config.credit == "local":
             cells = mixed(metrics, self.weights)
@@ -78,6 +78,14 @@ class Judge:
         return Judgement(
             rewards=rewards, metrics=metrics, advantages=self._advantages(rewards, metrics, over)
         )
+
+    def _reconstruction(self, frames: Tensor) -> Tensor:
+        """frames (B, T, 3, H, W) as the tokenizer shows them, one context at a time.
+
+        The last context frame is among them, lest the tokenizer's errors count as motion.
+        """
+        each = frames.split(1)
+        return torch.cat([self.model.decode(self.model.tokens(clip)) for clip in each])
 
     def _frame_weights(self, T: int) -> Tensor | None:
         """Of T predicted frames; None for a plain mean, from which a dot product rounds apart."""
