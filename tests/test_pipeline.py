@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from vidwm.cli import main
+from vidwm.training.gold import GoldLook, GoldWatch
 
 SIZE = 16
 
@@ -210,6 +211,50 @@ def test_a_resumed_run_equals_an_uninterrupted_one(trained, tmp_path, stage):
     run(*command, "--steps", steps, "--resume")
     whole, resumed = weights(trained / stage), weights(tmp_path / "run")
     assert all((whole[name] == resumed[name]).all() for name in whole)
+    last, again = metrics(trained / stage)[-1], metrics(tmp_path / "run")[-1]
+    held_out = [name for name in last if name.startswith(("heldout_", "gold_"))]
+    assert stage == "tokenizer" or held_out
+    assert [again[name] for name in held_out] == [last[name] for name in held_out]
+
+
+def test_gold_metrics_start_from_the_given_model_however_often_a_run_is_resumed(
+    trained, tmp_path, monkeypatch
+):
+    starts = []
+    look = GoldWatch.look
+
+    def watched(self, *arguments):
+        starts.append(self.first)
+        return look(self, *arguments)
+
+    monkeypatch.setattr(GoldWatch, "look", watched)
+    command = (
+        *("finetune", "--data", trained / "data", *FINETUNE, "--output_dir", tmp_path / "run"),
+        *("--model", trained / "pretrain/checkpoints/last/model"),
+    )
+    run(*command, "--steps", 1)
+    run(*command, "--steps", 2, "--resume")
+    before, after = starts
+    assert before.keys() == after.keys() > {"reward", "ssim"}
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_falling_gold_metrics_warn_and_can_end_the_run(
+    trained, tmp_path, capsys, monkeypatch, stop
+):
+    fallen = GoldLook(scores={"gold_ssim": 0.5}, warning="ssim fell")
+    monkeypatch.setattr(GoldWatch, "look", lambda *_: fallen)
+    run(
+        *("finetune", "--data", trained / "data", *FINETUNE, "--output_dir", tmp_path / "run"),
+        *("--model", trained / "pretrain/checkpoints/last/model", "--steps", 2),
+        *("--stop_when_gold_falls", stop),
+    )
+    said = "".join(capsys.readouterr())
+    assert "warning at step 1: ssim fell" in said
+    assert ("stopped at step 1 of 2 (gold metrics fall)" in said) == stop
+    assert len(metrics(tmp_path / "run")) == (1 if stop else 2)
+    assert (tmp_path / "run/checkpoints/last/model/world_model.json").is_file()
 
 
 def test_evaluation_compares_base_and_post_trained(trained, tmp_path):
