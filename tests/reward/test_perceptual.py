@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +222,59 @@ def test_weights_are_downloaded_only_when_allowed(weights_folder, any_sum, monke
     name = "squeezenet1_1-b8a52dc0.pth"
     assert asked == [(f"https://download.pytorch.org/models/{name}", "b8a52dc0")]
     assert (weights_folder / "hub/hub/checkpoints" / name).is_file()
+
+
+@pytest.fixture
+def mirror(weights_folder, monkeypatch) -> Path:
+    """A folder in the place of PyTorch's server; downloads are allowed."""
+    folder = weights_folder / "mirror"
+    folder.mkdir()
+    monkeypatch.setattr("vidwm.reward.weights.SOURCE", f"{folder.as_uri()}/")
+    monkeypatch.setenv(DOWNLOAD_VARIABLE, "1")
+    return folder
+
+
+def test_a_download_takes_its_name_only_if_its_sum_is_right(mirror, weights_folder, monkeypatch):
+    content = b"weights"
+    digits = hashlib.sha256(content).hexdigest()[:8]
+    good, bad = f"alexnet-owt-{digits}.pth", "alexnet-owt-00000000.pth"
+    cache = weights_folder / "hub/hub/checkpoints"
+    for name, message in ((bad, "Cannot download .*invalid hash"), (good, "is damaged or not a")):
+        (mirror / name).write_bytes(content)
+        files = replace(WEIGHT_FILES["lpips_alex"], trunk_file=name)
+        monkeypatch.setitem(WEIGHT_FILES, "lpips_alex", files)
+        with pytest.raises(UserError, match=message):
+            load_perceptual("lpips_alex")
+    assert [path.name for path in cache.iterdir()] == [good]
+
+
+def test_a_file_in_the_chosen_folder_comes_before_the_hub_cache(weights_folder):
+    cache = weights_folder / "hub/hub/checkpoints"
+    cache.mkdir(parents=True)
+    for folder in (cache, weights_folder):
+        (folder / "vgg16-397923af.pth").write_bytes(b"something else")
+    with pytest.raises(UserError) as error:
+        load_perceptual("lpips_vgg")
+    assert f"{weights_folder / 'vgg16-397923af.pth'} has SHA-256" in str(error.value)
+
+
+def test_a_file_is_summed_once_and_again_when_it_changes(weights_folder, monkeypatch):
+    summed = []
+    sha256 = hashlib.sha256
+    path = weights_folder / "alexnet-owt-7be5be79.pth"
+
+    def load(content, changed):
+        path.write_bytes(content)
+        os.utime(path, ns=(changed, changed))
+        with pytest.raises(UserError, match="has SHA-256"):
+            load_perceptual("lpips_alex")
+
+    load(b"one", 1)
+    monkeypatch.setattr(hashlib, "sha256", lambda: summed.append(1) or sha256())
+    load(b"one", 1)
+    assert len(summed) == 0
+    load(b"two, later", 2)
+    assert len(summed) == 1
 
 
 def test_a_failed_download_says_what_to_do(weights_folder, monkeypatch):
