@@ -80,6 +80,17 @@ def test_with_local_credit_frames_that_do_not_count_give_none(scene):
     torch.testing.assert_close(found.rewards, judged(scene, reward_over="last").rewards)
 
 
+def test_with_local_credit_weights_of_frames_keep_the_scale(scene):
+    unscaled = {"credit": "local", "scale_rewards": "none"}
+    plain = judged(scene, **unscaled)
+    even = judged(scene, reward_over="discounted", discount=1.0, **unscaled)
+    torch.testing.assert_close(even.advantages, plain.advantages)
+    halved = judged(scene, reward_over="discounted", discount=0.5, **unscaled)
+    by_frame = [found.advantages.unflatten(2, (T, 4)) for found in (plain, halved)]
+    for t, weight in enumerate((4 / 7, 2 / 7, 1 / 7)):
+        torch.testing.assert_close(by_frame[1][:, :, t], T * weight * by_frame[0][:, :, t])
+
+
 def test_targets_can_be_what_the_tokenizer_makes_of_them(scene):
     painter = Painter()
     mae, mse = errors(scene, painter.decode(painter.tokens(scene[1][:, 1:])))
