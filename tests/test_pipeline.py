@@ -9,10 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from vidwm.cli import main
+from vidwm.config import FinetuneConfig
+from vidwm.evaluation.sources import open_sources
 from vidwm.training.gold import GoldLook, GoldWatch
+from vidwm.training.grpo import GrpoStage
+from vidwm.training.stopwatch import Stopwatch
+from vidwm.training.updater import Updater
+from vidwm.world_model.world_model import WorldModel
 
 SIZE = 16
 
@@ -389,3 +396,35 @@ def test_an_unknown_reward_is_refused(trained, tmp_path, capsys):
         *("--model", trained / "pretrain/checkpoints/last/model", "--output_dir", tmp_path / "x"),
     )
     assert "lpip" in message and "lpips" in message
+
+
+def test_finetuning_on_a_part_of_the_horizon(trained, tmp_path, capsys):
+    base = trained / "pretrain/checkpoints/last/model"
+    common = ("finetune", "--data", trained / "data", "--model", base, *FINETUNE, "--steps", 1)
+    run(*common, "--horizon", 1, "--output_dir", tmp_path / "one")
+    assert np.isfinite(metrics(tmp_path / "one")[-1]["heldout_reward"])
+    assert json.loads((base / "world_model.json").read_text())["horizon"] == 2
+    longer = [str(word) for word in (*common, "--horizon", 3, "--output_dir", tmp_path / "three")]
+    assert main(longer) == 2
+    assert "horizon must be at most the model's 2, got 3" in capsys.readouterr().err
+
+
+def test_the_first_ratio_is_one_however_sure_the_policy_is_and_in_bf16(trained, tmp_path):
+    config = FinetuneConfig(
+        data=trained / "data",
+        model=trained / "pretrain/checkpoints/last/model",
+        output_dir=tmp_path / "run",
+        reward="mae=1",
+        precision="bf16",
+        num_iterations=2,
+    )
+    model = WorldModel.from_pretrained(config.model)
+    train, heldout = open_sources(config, model)
+    stage = GrpoStage(model, train, heldout, config)
+    with torch.no_grad():
+        stage.sharpness.log_scale.fill_(0.5)
+    updater = Updater("transformer", model.transformer, config, stage.device)
+    experience, _ = stage.collect(train.batch([0, 1]), 0, Stopwatch(), updater)
+    with updater.autocast():
+        _, sums = stage.policy._losses(experience, torch.arange(2))
+    assert float(sums["ratio"]) == experience.old_logprobs.numel()

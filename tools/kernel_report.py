@@ -9,8 +9,8 @@ counts: `executed`, all bytes that programs ask for, and `memory`, in which what
 twice counts once, because it comes from L2 then (all of it fits: 40 MB on an A100, 50 on an H100).
 
 Exit code 1 if a kernel spills, if a matrix kernel in half precision uses no tensor cores, if one
-that is made of products or reads whole maps has no 128-bit loads, or if `memory` exceeds 1.15
-times the minimum. Needs no GPU.
+that is made of products or reads whole maps has no 128-bit loads, if one needs more shared memory
+than a consumer GPU has (99 KB), or if `memory` exceeds 1.15 times the minimum. Needs no GPU.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from vidwm_kernels.launch import Launch
 ARCHITECTURES = (80, 90)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 LIMIT = 1.15
+SHARED_LIMIT = 99 * 1024  # of sm_86, sm_89 and sm_120; sm_80 has 163 KB, sm_90 227 KB
 # Data sheets: bytes per second of memory, dense FLOP per second in bf16 and fp16, and in fp32.
 RATES = {
     "A100 SXM 80 GB": (2.04e12, 312e12, 19.5e12),
@@ -70,6 +71,11 @@ class Code:
             found.append(f"{self.kernel} uses no tensor cores on sm_{self.arch}")
         if (self.matrix or self.streams) and not self.wide_loads:
             found.append(f"{self.kernel} has no 128-bit loads on sm_{self.arch}")
+        if self.shared > SHARED_LIMIT:
+            found.append(
+                f"{self.kernel} needs {self.shared} bytes of shared memory on sm_{self.arch}, more "
+                f"than the {SHARED_LIMIT} that every GPU since Ampere has"
+            )
         return found
 
 

@@ -31,6 +31,7 @@ def peer_of(transformer: Transformer) -> LlamaForCausalLM:
         )
     )
     peer.load_state_dict(transformer.state_dict())
+    torch.nn.Module.to(peer, transformer.lm_head.weight)  # device and dtype
     return peer.eval().requires_grad_(False)
 
 
@@ -54,30 +55,39 @@ def run_generate(peer: LlamaForCausalLM, shape: Shape) -> Tensor:
     return torch.stack(frames, dim=1)
 
 
-def run_static(peer: LlamaForCausalLM, shape: Shape) -> Tensor:
-    """One prefill, its cache expanded for the group, then a token at a time; actions in one go."""
+def run_static(peer: LlamaForCausalLM, shape: Shape, greedy: bool = False) -> Tensor:
+    """One prefill, its cache expanded for the group, then a token at a time; actions in one go.
+
+    The head runs for the last position and the legal ids alone, as a careful user would have it.
+    """
+    head = peer.lm_head.weight[: shape.window.layout.codebook_size]
+
+    def logits_after(ids: Tensor, cache: Any) -> Tensor:
+        states = peer.model(ids, past_key_values=cache, use_cache=True).last_hidden_state
+        return torch.nn.functional.linear(states[:, -1], head)
+
     window, group = shape.window, shape.window.states.shape[1]
     prompt = shape.prompt.shape[1]
     single = DynamicCache(config=peer.config)
-    logits = peer(shape.prompt, past_key_values=single, use_cache=True, logits_to_keep=1).logits
+    logits = logits_after(shape.prompt, single)
     cache = StaticCache(config=peer.config, max_cache_len=prompt + window.length)
     layers: Any = single.layers
     for index, layer in enumerate(layers):
         keys, values = (x.expand(group, -1, -1, -1) for x in (layer.keys, layer.values))
         cache.update(keys, values, index)
-    logits, frames = logits[:, -1].expand(group, -1), []
+    logits, frames = logits.expand(group, -1), []
     for frame in range(window.frames):
         tokens: list[Tensor] = []
         for place in range(window.layout.tokens_per_frame):
-            probabilities = logits[:, : window.layout.codebook_size].softmax(dim=-1)
-            tokens.append(torch.multinomial(probabilities, 1))
+            if greedy:
+                tokens.append(logits.argmax(dim=-1, keepdim=True))
+            else:
+                tokens.append(torch.multinomial(logits.softmax(dim=-1), 1))
             fed = tokens[-1]
             if place == window.layout.tokens_per_frame - 1:
                 if frame == window.frames - 1:
                     break
                 fed = torch.cat([fed, window.actions[:, frame].expand(group, -1)], dim=1)
-            logits = peer(fed, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[
-                :, -1
-            ]
+            logits = logits_after(fed, cache)
         frames.append(torch.cat(tokens, dim=1))
     return torch.stack(frames, dim=1)

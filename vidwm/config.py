@@ -221,7 +221,7 @@ class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
     num_iterations: int = option(1, "passes over each rollout batch", at_least=1)
     mini_batches: int = option(1, "updates per pass, each on its share of contexts", at_least=1)
     micro_batch: int = option(0, "contexts per backward pass (0: all at once)", at_least=0)
-    horizon: int = option(0, "frames to predict (0: the model's)", at_least=0)
+    horizon: int = option(0, "frames to predict, at most the model's (0: all)", at_least=0)
     min_spread: float = option(1e-6, "groups with less reward deviation are dropped", at_least=0)
     eval_every: int = option(25, "steps between held-out scores (0: none)", at_least=0)
     log_every: int = option(1, "steps between log lines", at_least=1)

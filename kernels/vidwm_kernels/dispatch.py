@@ -32,14 +32,19 @@ def requested() -> str:
     return choice
 
 
+def chosen(op: str, device: torch.device) -> str:
+    """Which implementation of `op` serves tensors on `device`: a key of `FILES`."""
+    choice = requested()
+    if choice != "auto":
+        return choice
+    if device.type == "cuda" and _has_triton():
+        return "triton"
+    return "cpu" if device.type == "cpu" and _has_cpu(op) else "reference"
+
+
 def pick(op: str, device: torch.device) -> Callable[..., Any]:
     """The implementation of `op` for tensors on `device`."""
-    choice = requested()
-    if choice == "auto" and device.type == "cuda" and _has_triton():
-        choice = "triton"
-    elif choice == "auto":
-        choice = "cpu" if device.type == "cpu" and _has_cpu(op) else "reference"
-    return _load(op, choice)
+    return _load(op, chosen(op, device))
 
 
 @cache

@@ -475,3 +475,14 @@ def test_numbers_are_flat_and_uncorrelated_along_every_name() -> None:
     for axis in range(4):
         lagged = (centred * centred.roll(1, axis)).mean() * 12
         assert abs(lagged) < 4 / math.sqrt(numbers.numel())
+
+
+def test_only_the_reference_is_differentiable(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = torch.randn(2, 8, requires_grad=True)
+    arguments = (hidden, torch.ones(8), torch.randn(5, 8), states(2))
+    monkeypatch.setenv(VARIABLE, "reference")
+    sample_tokens(*arguments).logprobs.sum().backward()
+    assert hidden.grad is not None
+    monkeypatch.setenv(VARIABLE, "triton")
+    with pytest.raises(RuntimeError, match="sample_tokens has no backward in Triton"):
+        sample_tokens(*arguments)

@@ -208,6 +208,52 @@ def test_decoding_in_bf16_is_close_to_fp32() -> None:
     torch.testing.assert_close(rounded.logprobs[first], exact.logprobs[first], rtol=0, atol=0.1)
 
 
+def test_a_model_cast_to_bf16_decodes_as_one_that_is_decoded_in_bf16() -> None:
+    transformer, asked = model(), request()
+    tables = transformer.model.cos.clone()
+    rounded = generate(transformer, LAYOUT, **asked, dtype=torch.bfloat16)
+    transformer.to(torch.bfloat16)
+    assert torch.equal(transformer.model.cos, tables)
+    cast = generate(transformer, LAYOUT, **asked)
+    first = (slice(None), slice(None), 0, 0)
+    torch.testing.assert_close(cast.logprobs[first], rounded.logprobs[first], rtol=0, atol=0.1)
+    assert (cast.tokens == rounded.tokens).float().mean() > 0.9
+    drafted = generate(transformer, LAYOUT, **asked, drafts=True)
+    plain = generate(transformer, LAYOUT, **asked, drafts=False)
+    assert (drafted.tokens == plain.tokens).float().mean() > 0.95
+
+
+def test_training_goes_on_after_rollouts_in_inference_mode() -> None:
+    transformer, asked = model(), request()
+    with torch.inference_mode():
+        found = generate(transformer, LAYOUT, **asked)
+    tokens = found.tokens.clone()
+    logprobs, _ = sequence_logprobs(
+        transformer, LAYOUT, tokens, asked["prompt_tokens"], asked["bins"]
+    )
+    logprobs.sum().backward()
+    assert all(p.grad is not None for p in transformer.model.parameters())
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+def test_scores_that_are_no_numbers_are_an_error(drafts: bool) -> None:
+    transformer = model()
+    with torch.no_grad():
+        transformer.model.layers[1].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match="scores are not numbers"):
+        generate(transformer, LAYOUT, **request(), drafts=drafts)
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+def test_a_window_may_be_a_single_token(drafts: bool) -> None:
+    layout = dataclasses.replace(LAYOUT, tokens_per_frame=1, horizon=1)
+    asked = request(contexts=2) | {"group_size": 2}
+    asked["prompt_tokens"] = asked["prompt_tokens"][..., :1]
+    found = generate(model(), layout, **asked, drafts=drafts)
+    assert found.tokens.shape == (2, 2, 1, 1) and found.tokens_per_pass == 1
+    assert_equal(found, generate_naive(model(), layout, **asked))
+
+
 def test_rollouts_of_a_group_differ_and_follow_the_seed_and_the_key() -> None:
     transformer, asked = model(), request()
     tokens = generate(transformer, LAYOUT, **asked).tokens
@@ -275,6 +321,10 @@ def test_results_can_enter_a_training_graph() -> None:
     [
         ({"group_size": 0}, "group_size and horizon must be at least 1, got 0 and 3"),
         ({"horizon": 0}, "got 4 and 0"),
+        (
+            {"prompt_tokens": torch.zeros(0, 2, 3).long(), "keys": torch.zeros(0).long()},
+            "at least one context",
+        ),
         ({"horizon": 8}, "8 frames after 2 context frames need 9 actions, got 8"),
         ({"prompt_tokens": torch.full((3, 2, 3), 12)}, r"tokens must lie in 0\.\.11, got 12\.\.12"),
         ({"bins": torch.full((3, 8, 2), 5)}, r"action bins must lie in 0\.\.4, got 5\.\.5"),
@@ -293,6 +343,12 @@ def test_requests_that_cannot_be_served_are_errors(change: dict[str, Any], messa
             function(model(), LAYOUT, **(request() | {"horizon": 3} | change))
 
 
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_budget_that_is_none_is_an_error(budget: float) -> None:
+    with pytest.raises(UserError, match="max_cache_gb must be above 0 and finite"):
+        generate(model(), LAYOUT, **request(), max_cache_gb=budget)
+
+
 def test_a_context_beyond_the_positions_is_an_error_with_both_numbers() -> None:
     with pytest.raises(UserError, match=r"take 24 tokens, more than .* 23"):
         generate(model(positions=23), LAYOUT, **request())
@@ -306,7 +362,15 @@ def test_a_transformer_of_another_layout_is_an_error_with_both_numbers() -> None
 
 
 @pytest.mark.parametrize(
-    "change", [{"temperature": -0.1}, {"top_k": -1}, {"top_p": 0.0}, {"min_p": 1.1}]
+    "change",
+    [
+        {"temperature": -0.1},
+        {"temperature": 1e-8},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"min_p": 1.1},
+    ],
 )
 def test_sampling_out_of_range_is_an_error(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="Sampling needs"):

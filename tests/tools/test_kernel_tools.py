@@ -54,6 +54,13 @@ def code(**changes: object) -> Code:
         ({"tensor_core": 0}, False, None),
         ({"wide_loads": 0}, True, "_k has no 128-bit loads on sm_80"),
         ({"matrix": False, "tensor_core": 0, "wide_loads": 0}, True, None),
+        ({"shared": 99 * 1024}, True, None),
+        (
+            {"shared": 102400},
+            True,
+            "_k needs 102400 bytes of shared memory on sm_80, more than the 101376 that every GPU "
+            "since Ampere has",
+        ),
     ],
 )
 def test_the_report_faults_what_must_not_be(
@@ -86,5 +93,6 @@ def test_the_benchmark_of_rollouts_compares_the_sides(run_tool: RunTool) -> None
     )
     assert done.returncode == 0, done.stderr
     assert "tokens of drafts equal to plain ones: 100.0000 %" in done.stdout
+    assert "likeliest tokens of the static cache equal to ours: 100.0000 %" in done.stdout
     for side in sides.split(","):
         assert any(line.startswith(f"{side} ") for line in done.stdout.splitlines())

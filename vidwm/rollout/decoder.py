@@ -66,7 +66,8 @@ class Decoder:
         The states are those before the final norm. The tokens lie in the cache afterwards but do
         not count until the caller raises `cache.length`.
         """
-        x, eps = F.embedding(ids, self.embedding), self.eps
+        # -1, drawn where scores are not numbers, is fed as 0; `generate` reports it at the end.
+        x, eps = F.embedding(ids.clamp(min=0), self.embedding), self.eps
         slots, starts = cache.length, cache.position
         ends = slots + ids.shape[2]
         for layer, prefix, suffix in zip(self.layers, cache.prefix, cache.suffix, strict=True):
@@ -110,6 +111,7 @@ def _ready(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return packed(weight) if weight.ndim == 2 else weight
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def _stacked(*linears: nn.Linear) -> Tensor:
     """The rows of several projections as one matrix.

@@ -9,10 +9,11 @@ buffers. Only the fused kernels can be captured: the plain ones ask the device f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
-from vidwm_kernels.dispatch import requested
+from vidwm_kernels.dispatch import chosen
 from vidwm_kernels.sample_tokens import Drawn
 
 from vidwm.rollout.decoder import Decoder
@@ -34,14 +35,15 @@ class _Captured:
 class GraphedDecoder(Decoder):
     """A `Decoder` on a CUDA device whose steps are replayed. One cache at a time."""
 
-    cache: GroupCache | None = None
+    # Weak, lest the last cache stay in memory beside the next.
+    cache: ReferenceType[GroupCache] | None = None
 
     def step(
         self, ids: Tensor, cache: GroupCache, randomness: Tensor, legal: Tensor | None
     ) -> Drawn:
         """As `Decoder.step`. What it returns is overwritten by the next step of the same shape."""
-        if self.cache is not cache:
-            self.cache, self.captured = cache, dict[tuple[object, ...], _Captured]()
+        if self.cache is None or self.cache() is not cache:
+            self.cache, self.captured = ref(cache), dict[tuple[object, ...], _Captured]()
         length = ragged(cache.length, ids)
         # A cache that was cut down to other rollouts has other tensors.
         key = (
@@ -51,14 +53,16 @@ class GraphedDecoder(Decoder):
             cache.suffix[0][0].data_ptr(),
         )
         if key not in self.captured:
-            self.captured[key] = self._capture(ids, cache, length, randomness, legal)
+            with torch.cuda.device(ids.device):
+                self.captured[key] = self._capture(ids, cache, length, randomness, legal)
         step = self.captured[key]
         step.ids.copy_(ids)
         step.length.copy_(length)
         step.randomness.copy_(randomness)
         if step.legal is not None and legal is not None:
             step.legal.copy_(legal)
-        step.graph.replay()
+        with torch.cuda.device(ids.device):
+            step.graph.replay()
         return step.drawn
 
     def _capture(
@@ -89,5 +93,5 @@ class GraphedDecoder(Decoder):
 
 def decoder_class(device: torch.device) -> type[Decoder]:
     """Which decoder serves a device."""
-    graphed = device.type == "cuda" and requested() != "reference"
+    graphed = device.type == "cuda" and chosen("sample_tokens", device) == "triton"
     return GraphedDecoder if graphed else Decoder

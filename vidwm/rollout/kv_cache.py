@@ -7,10 +7,10 @@ much of its suffix counts, and what lies beyond it is overwritten.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
-
-from vidwm.world_model.attention import Prefix
 
 
 class GroupCache:
@@ -21,7 +21,9 @@ class GroupCache:
     they do not.
     """
 
-    def __init__(self, prefix: Prefix, group_size: int, capacity: int) -> None:
+    def __init__(
+        self, prefix: Iterable[tuple[Tensor, Tensor]], group_size: int, capacity: int
+    ) -> None:
         self.prefix = [(k.contiguous(), v.contiguous()) for k, v in prefix]
         B, heads, self.prefix_length, D = self.prefix[0][0].shape
         self.capacity = capacity
@@ -38,8 +40,12 @@ class GroupCache:
     def select(self, contexts: Tensor, rollouts: Tensor) -> None:
         """Keep contexts (B',) and of each of them rollouts (B', G'), in that order."""
         rows = contexts[:, None]
-        self.prefix = [(k[contexts], v[contexts]) for k, v in self.prefix]
-        self.suffix = [(k[rows, rollouts], v[rows, rollouts]) for k, v in self.suffix]
+        # One by one, so that no more than a layer is held twice.
+        for layer, ((k, v), (new_k, new_v)) in enumerate(
+            zip(self.prefix, self.suffix, strict=True)
+        ):
+            self.prefix[layer] = k[contexts], v[contexts]
+            self.suffix[layer] = new_k[rows, rollouts], new_v[rows, rollouts]
         if isinstance(self.length, Tensor):
             self.length = self.length[rows, rollouts]
 

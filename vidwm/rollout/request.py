@@ -21,6 +21,8 @@ def check_request(
     legal: Tensor | None = None,
 ) -> None:
     """UserError or ValueError when the arguments of `generate` cannot be served."""
+    if not len(prompt_tokens):
+        raise ValueError("there must be at least one context, got none")
     if group_size < 1 or horizon < 1:
         raise UserError(
             f"group_size and horizon must be at least 1, got {group_size} and {horizon}."

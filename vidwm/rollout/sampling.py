@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from vidwm_kernels.sample_tokens import token_states
+from vidwm_kernels.sample_tokens import SMALLEST_TEMPERATURE, token_states
 
 from vidwm.errors import UserError
 from vidwm.world_model.layout import Layout
@@ -26,10 +27,11 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        inside = self.temperature >= 0 and self.top_k >= 0
-        if not (inside and 0 < self.top_p <= 1 and 0 <= self.min_p <= 1):
+        inside = self.temperature == 0 or SMALLEST_TEMPERATURE <= self.temperature < math.inf
+        if not (inside and self.top_k >= 0 and 0 < self.top_p <= 1 and 0 <= self.min_p <= 1):
             raise UserError(
-                f"Sampling needs temperature >= 0, top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1, "
+                f"Sampling needs temperature 0 or >= {SMALLEST_TEMPERATURE:g} and finite, "
+                f"top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1, "
                 f"got {self.temperature}, {self.top_k}, {self.top_p} and {self.min_p}."
             )
 

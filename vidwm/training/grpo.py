@@ -9,6 +9,7 @@ reference policy stay frozen. Source: RLVR-World, arXiv 2505.13934, section 4; t
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from vidwm.errors import UserError
 from vidwm.evaluation.sources import open_sources
 from vidwm.evaluation.strips import strip
 from vidwm.reward.repetition import repetition_rate
-from vidwm.rollout.engine import generate
+from vidwm.rollout.engine import Rollouts, generate
 from vidwm.rollout.sampling import Sampling
 from vidwm.training.gold import GoldWatch
 from vidwm.training.judge import Judge
@@ -33,6 +34,7 @@ from vidwm.training.run_folder import open_run
 from vidwm.training.sharpness import Sharpness
 from vidwm.training.stopwatch import Stopwatch
 from vidwm.training.updater import Updater
+from vidwm.world_model.layout import Layout
 from vidwm.world_model.likelihood import sequence_logprobs
 from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import WorldModel
@@ -74,7 +76,8 @@ class GrpoStage(Stage):
                 "stop_when_gold_falls needs held-out episodes, and this model's split has none: "
                 "leave it out."
             )
-        self.policy = PolicyUpdate(model, config, self.sharpness)
+        self.layout = trained_layout(model, config.horizon)
+        self.policy = PolicyUpdate(model, self.layout, config, self.sharpness)
 
     def train_step(
         self, step: int, updaters: Mapping[str, Updater]
@@ -82,8 +85,7 @@ class GrpoStage(Stage):
         config, watch = self.config, Stopwatch()
         order = epoch_order(len(self.train.windows), config.seed, step, config.batch_size)
         batch = self.train.batch(order)
-        with self.sharpness.folded_into(self.model.transformer):
-            experience, logs = self.collect(batch, step, watch, updaters["transformer"])
+        experience, logs = self.collect(batch, step, watch, updaters["transformer"])
         kept = experience.advantages.abs().amax(dim=(1, 2)) > 0
         logs["dropped_groups"] = float((~kept).float().mean())
         with watch.phase("train"):
@@ -101,33 +103,39 @@ class GrpoStage(Stage):
         with watch.phase("rollout"):
             frames, context = self._seen(batch)
             bins = model.bins(batch.actions)
-            rollouts = generate(
-                model.transformer,
-                model.layout,
-                context,
-                bins,
-                group_size=config.group_size,
-                keys=batch.keys,
-                sampling=Sampling(
-                    temperature=config.temperature, seed=config.seed * SEED_STRIDE + step
-                ),
-                max_cache_gb=config.max_cache_gb or None,
-                dtype=self._decoding_dtype(updater),
-            )
+            with self.sharpness.folded_into(model.transformer):
+                rollouts = self._rollouts(
+                    model.transformer,
+                    batch,
+                    context,
+                    group_size=config.group_size,
+                    seed=config.seed * SEED_STRIDE + step,
+                    dtype=self._decoding_dtype(updater),
+                )
         with watch.phase("reward"):
             found = self.judge.judge(rollouts.tokens, frames, context)
         ref_logprobs = None
         if config.beta > 0:
             with watch.phase("reference"):
                 ref_logprobs = self._fixed_logprobs(
-                    self.reference, rollouts.tokens, context, bins, updater
+                    self.reference,
+                    rollouts.tokens,
+                    context,
+                    bins,
+                    updater,
+                    config.temperature,
                 )
         old_logprobs = rollouts.logprobs.flatten(2)
         if not self.policy.single_update:
             # What the trainer itself finds, lest rounding (bf16) move the first ratio from 1.
             with watch.phase("old_logprobs"):
                 old_logprobs = self._fixed_logprobs(
-                    model.transformer, rollouts.tokens, context, bins, updater
+                    model.transformer,
+                    rollouts.tokens,
+                    context,
+                    bins,
+                    updater,
+                    self.sharpness.temperature(config.temperature),
                 )
         spread = found.rewards.std(dim=1)
         experience = Experience(
@@ -160,16 +168,17 @@ class GrpoStage(Stage):
         context: Tensor,
         bins: Tensor,
         updater: Updater,
+        temperature: float | Tensor,
     ) -> Tensor:
         """Log-probabilities (B, G, h * N) without gradients, in the precision of training."""
         with updater.autocast():
             logprobs, _ = sequence_logprobs(
                 transformer,
-                self.model.layout,
+                self.layout,
                 tokens,
                 context,
                 bins,
-                temperature=self.config.temperature,
+                temperature=temperature,
                 micro_batch=self.config.micro_batch or None,
             )
         return logprobs.flatten(2)
@@ -215,15 +224,31 @@ class GrpoStage(Stage):
 
     def _futures(self, transformer: Transformer, batch: ClipBatch, context: Tensor) -> Tensor:
         """One future (B, 1, h, N) of each context, by the same random numbers every time."""
+        return self._rollouts(
+            transformer, batch, context, group_size=1, seed=self.config.seed, dtype=None
+        ).tokens
+
+    def _rollouts(
+        self,
+        transformer: Transformer,
+        batch: ClipBatch,
+        context: Tensor,
+        *,
+        group_size: int,
+        seed: int,
+        dtype: torch.dtype | None,
+    ) -> Rollouts:
         return generate(
             transformer,
-            self.model.layout,
+            self.layout,
             context,
             self.model.bins(batch.actions),
-            group_size=1,
+            group_size=group_size,
             keys=batch.keys,
-            sampling=Sampling(temperature=self.config.temperature, seed=self.config.seed),
-        ).tokens
+            sampling=Sampling(temperature=self.config.temperature, seed=seed),
+            max_cache_gb=self.config.max_cache_gb or None,
+            dtype=dtype,
+        )
 
     def export(self, directory: Path) -> None:
         with self.sharpness.folded_into(self.model.transformer):
@@ -234,10 +259,20 @@ def _spread_batch(source: ClipSource, count: int) -> ClipBatch:
     return source.batch(evenly_spread(len(source.windows), count))
 
 
+def trained_layout(model: WorldModel, horizon: int) -> Layout:
+    """The model's layout with `horizon` frames (0: all); UserError if it was trained for fewer."""
+    if horizon > model.layout.horizon:
+        raise UserError(
+            f"horizon must be at most the model's {model.layout.horizon}, got {horizon}; "
+            f"pretrain a model with a longer one."
+        )
+    return dataclasses.replace(model.layout, horizon=horizon or model.layout.horizon)
+
+
 def finetune(config: FinetuneConfig) -> Path:
     """Run the stage; returns the folder of the post-trained world model."""
     run = open_run(config.output_dir, resume=config.resume)
     model = WorldModel.from_pretrained(config.model)
-    train, heldout = open_sources(config, model)
+    train, heldout = open_sources(config, model, config.horizon)
     stage = GrpoStage(model, train, heldout, config)
     return fit(stage, config, run).checkpoint / "model"

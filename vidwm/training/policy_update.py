@@ -16,6 +16,7 @@ from vidwm.config import FinetuneConfig
 from vidwm.training.grpo_loss import GrpoSettings, denominator, kl_estimate, policy_losses
 from vidwm.training.sharpness import Sharpness
 from vidwm.training.updater import Updater
+from vidwm.world_model.layout import Layout
 from vidwm.world_model.likelihood import sequence_logprobs
 from vidwm.world_model.world_model import WorldModel
 
@@ -36,8 +37,10 @@ class Experience:
 class PolicyUpdate:
     """Moves a world model's transformer, and how sure it is, towards what scored well."""
 
-    def __init__(self, model: WorldModel, config: FinetuneConfig, sharpness: Sharpness) -> None:
-        self.model, self.config, self.sharpness = model, config, sharpness
+    def __init__(
+        self, model: WorldModel, layout: Layout, config: FinetuneConfig, sharpness: Sharpness
+    ) -> None:
+        self.model, self.layout, self.config, self.sharpness = model, layout, config, sharpness
         self.settings = GrpoSettings(
             epsilon=config.epsilon,
             epsilon_high=config.epsilon if config.epsilon_high is None else config.epsilon_high,
@@ -98,7 +101,7 @@ class PolicyUpdate:
             value.flatten(2)
             for value in sequence_logprobs(
                 self.model.transformer,
-                self.model.layout,
+                self.layout,
                 experience.tokens[rows],
                 experience.context[rows],
                 experience.bins[rows],

@@ -88,4 +88,4 @@ def _attention(
     if q.device.type != "cpu":
         return attention(q, k, v)
     with torch.autocast("cpu", enabled=False):
-        return attention(q.float(), k.float(), v.float())
+        return attention(q.float(), k.float(), v.float()).to(q.dtype)

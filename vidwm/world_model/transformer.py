@@ -10,6 +10,7 @@ world model here needs them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -116,6 +117,13 @@ class Decoder(nn.Module):
         self.register_buffer("cos", tables[0], persistent=False)
         self.register_buffer("sin", tables[1], persistent=False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Decoder:
+        """As `nn.Module` moves and casts itself; the rotary tables only move, and stay fp32."""
+        cos, sin = self.cos, self.sin
+        super()._apply(fn, recurse)
+        self.cos, self.sin = cos.to(self.cos.device), sin.to(self.sin.device)
+        return self
+
     def forward(self, ids: Tensor, start: int, attend: Attend) -> Tensor:
         end = start + ids.shape[-1]
         if end > len(self.cos):
@@ -176,7 +184,7 @@ class Transformer(nn.Module):
         """
         return F.linear(self.model.norm(hidden), self.lm_head.weight[legal])
 
-    def prefill(self, input_ids: Tensor) -> tuple[Tensor, Prefix]:
+    def prefill(self, input_ids: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Contexts (B, P) -> states (B, P, D), and the keys and values that futures attend to."""
         prefix: list[tuple[Tensor, Tensor]] = []
         hidden = self.model(input_ids, 0, recording(causal_attention, prefix))

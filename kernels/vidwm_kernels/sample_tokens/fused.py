@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vidwm_kernels.add_linear.fused import refuse_gradients
 from vidwm_kernels.launch import Launch, run_all
 from vidwm_kernels.sample_tokens import Drawn
 from vidwm_kernels.sample_tokens.fused_filter import thresholds
@@ -143,6 +144,7 @@ def sample_tokens(
     with_entropy: bool,
 ) -> Drawn:
     """The operation of the package's `__init__`."""
+    refuse_gradients("sample_tokens", hidden, norm_weight, head)
     launches, drawn = plan(
         hidden,
         norm_weight,

@@ -15,10 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vidwm_kernels.add_linear.fused import dot, norm_scale
 from vidwm_kernels.launch import Launch
-
-# Triton's interpreter (3.8) multiplies the bits of bf16 matrices as integers; as fp32 it is right.
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -45,9 +43,7 @@ def logits_of(
         weight = tl.load(norm_weight + d, mask=d < D, other=0.0).to(tl.float32)
         squares += x * x
         x = (x * (weight * SCALE)[None, :]).to(y.dtype)
-        if INTERPRETED:
-            x, y = x.to(tl.float32), y.to(tl.float32)
-        logits = tl.dot(x, y, logits, input_precision="ieee")
+        logits = dot(x, y, logits)
     factors = tl.rsqrt(tl.sum(squares, 1) / D + eps) / (temperature * SCALE)
     allowed = (row < R) & (column < V)
     if LEGAL == "shared":
@@ -116,8 +112,8 @@ def tiles(R: int, V: int, D: int, dtype: torch.dtype) -> tuple[dict[str, Any], d
 
     Reading the head bounds this operation until R is in the hundreds. Tiles are 128 ids wide, for
     every tile reads all of `hidden` again: 13 % of the head's bytes at R = 16, mostly from L2.
-    That leaves few programs (35 at V = 4375), so each keeps three stages of 36 KB in flight, which
-    is what one SM can receive; shared memory is what an A100 has, less a quarter. From 64 rows on a
+    That leaves few programs (35 at V = 4375), so each keeps two stages of 36 KB in flight, which
+    is what one SM can receive and what every GPU since Ampere has room for. From 64 rows on a
     tile of 64 x 128 halves what is read per product, and eight warps keep it in registers.
     fp32 at full precision has no tensor cores; its operands go through registers, so tiles are half
     as wide and pieces of D short.
@@ -129,7 +125,6 @@ def tiles(R: int, V: int, D: int, dtype: torch.dtype) -> tuple[dict[str, Any], d
         "BLOCK_R": block_r,
         "BLOCK_V": min(128 if half else 64, max(16, triton.next_power_of_2(V))),
         "BLOCK_D": min(depth, max(16, triton.next_power_of_2(D))),
-        # Keeps hidden * norm_weight within the range of fp16, where hidden may be up to 65504.
-        "SCALE": 1 / 16 if dtype == torch.float16 else 1.0,
+        "SCALE": norm_scale(dtype),
     }
-    return constants, {"num_warps": 8, "num_stages": 4}
+    return constants, {"num_warps": 8, "num_stages": 4 if block_r == 64 or not half else 3}
