@@ -61,13 +61,13 @@ def test_imports_opens_predicts_and_keeps_every_weight(tmp_path, capsys):
     rollouts = generate(
         model.transformer,
         model.layout,
-        model.tokens(frames[:, :4]),
+        model.context(frames),
         model.bins(actions),
         group_size=2,
         keys=torch.zeros(1).long(),
         sampling=Sampling(),
     )
-    assert model.decode(rollouts.tokens).shape == (1, 2, 1, 3, 32, 48)
+    assert model.decode(rollouts.tokens, model.context(frames)).shape == (1, 2, 1, 3, 32, 48)
     again = tmp_path / "again"
     model.save_pretrained(again)
     assert (again / "tokenizer/config.json").read_bytes() == (
@@ -93,7 +93,9 @@ def test_the_golden_checkpoints(shared, tmp_path):
     model = WorldModel.from_pretrained(tmp_path / "model")
     layout = load_file(golden / "layout_io.safetensors")
     tokens = layout["single_frame_tokens"].flatten(2).long()
-    ids = model.layout.sequence(tokens, model.bins(layout["single_actions"])[:, :4])
+    ids = model.layout.sequence(
+        tokens[:, :4], tokens[:, 4:], model.bins(layout["single_actions"])[:, :4]
+    )
     assert torch.equal(ids, layout["single_input_ids"].long())
     bins = rt1_bins()
     torch.testing.assert_close(bins.low, layout["action_ranges"][:, 0], rtol=0, atol=1e-5)
@@ -103,7 +105,8 @@ def test_the_golden_checkpoints(shared, tmp_path):
         found = model.transformer(logits["input_ids"].long())
     torch.testing.assert_close(found, logits["logits"], rtol=1e-4, atol=1e-4)
     frames = load_file(golden / "frame_tokenizer_io.safetensors")
-    decoded = model.decode(frames["indices"].flatten(2).long())
+    tokens = frames["indices"].flatten(2).long()
+    decoded = model.decode(tokens, tokens)
     torch.testing.assert_close(decoded, frames["decoded"].clamp(0, 1), rtol=0, atol=1e-3)
 
 

@@ -37,9 +37,10 @@ def stages(scorer: Scorer, shape: Shape, rows: Tensor) -> dict[str, float]:
     """Seconds of the parts of a pass over distinct rows of tokens, each on its own."""
     (net,) = scorer.networks.values()
     (chunk,) = scorer.fits.values()
-    frames = [scorer.decode(part) for part in rows.split(chunk)]
+    decode = shape.tokenizer.decode
+    frames = [decode(part) for part in rows.split(chunk)]
     return {
-        "decode": best(lambda: [scorer.decode(part) for part in rows.split(chunk)], 2),
+        "decode": best(lambda: [decode(part) for part in rows.split(chunk)], 2),
         "features": best(lambda: [net.features(part) for part in frames], 2),
         "true features": best(lambda: net.true_features(shape.true.flatten(0, 1)), 2),
     }
@@ -107,10 +108,10 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     shape = SHAPES[options.shape](options.contexts)
-    scorer = Scorer(shape.tokenizer.decode, (shape.perceptual, "mae", "ssim"))
+    scorer = Scorer((shape.perceptual, "mae", "ssim"))
     plain = partial(plain_score, plain_decode(shape.tokenizer), PlainLPIPS(shape.perceptual))
     sides = {
-        "vidwm": lambda: scorer.score(shape.tokens, shape.true),
+        "vidwm": lambda: scorer.score(shape.tokens, shape.true, decode=shape.tokenizer.decode),
         "plain": lambda: plain(shape.tokens, shape.true),
     }
     found = {name: side() for name, side in sides.items()}

@@ -85,7 +85,7 @@ def tiny(group: int) -> Shape:
     assert heldout is not None
     batch = heldout.batch([len(heldout.windows) // 2])
     c, layout = model.setting.context_frames, model.layout
-    context = model.tokens(batch.float_frames()[:, :c])
+    context = model.context(batch.float_frames())
     bins = model.bins(batch.actions)
     window = _window(layout, context, layout.action_ids(bins[:, c : c + layout.horizon - 1]), group)
     return Shape(

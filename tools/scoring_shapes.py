@@ -39,7 +39,7 @@ class Shape:
 
 def tiny(contexts: int) -> Shape:
     """Bundled model, 16 futures of 8 frames, all different."""
-    tokenizer = WorldModel.from_pretrained(TINY).tokenizer
+    tokenizer = FrameTokenizer.from_pretrained(TINY / "tokenizer")
     shape = (contexts, 16, 8, tokenizer.tokens_per_frame)
     tokens = torch.randint(0, tokenizer.codebook_size, shape)
     true = tokenizer.decode(torch.randint(0, tokenizer.codebook_size, (contexts, 8, shape[-1])))
@@ -54,6 +54,7 @@ def tiny(contexts: int) -> Shape:
 def tiny_rollouts(contexts: int) -> Shape:
     """Bundled model, 16 futures of as many frames as it predicts, of held-out contexts."""
     model = WorldModel.from_pretrained(TINY)
+    assert isinstance(model.tokenizer, FrameTokenizer)
     config = FinetuneConfig(data=ROOT / "assets/sample", model=TINY, output_dir=Path("unused"))
     _, heldout = open_sources(config, model)
     assert heldout is not None
@@ -62,7 +63,7 @@ def tiny_rollouts(contexts: int) -> Shape:
     rollouts = generate(
         model.transformer,
         model.layout,
-        model.tokens(frames[:, :c]),
+        model.context(frames),
         model.bins(batch.actions),
         group_size=16,
         keys=batch.keys,

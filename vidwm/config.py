@@ -152,6 +152,9 @@ class PretrainConfig(NewModelOptions, TrainOptions):
     context_frames: int = option(2, "frames given", at_least=1)
     frame_skip: int = option(1, "recorded frames per model step", at_least=1)
     horizon: int = option(4, "frames predicted", at_least=1)
+    context_gap: int = option(
+        0, "compressive tokenizer: how many frames older its context may be", at_least=0
+    )
     action_bins: int = option(256, "bins per action dimension", at_least=2)
     shared_action_ids: bool = option(False, "one set of ids for all dimensions, as RLVR-World")
     action_ranges: Literal["quantile", "minmax"] = option("quantile", "ends of the bins (1, 99 %)")

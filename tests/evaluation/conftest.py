@@ -14,7 +14,7 @@ from vidwm.tokenizer.frame import FrameTokenizer, FrameTokenizerConfig
 from vidwm.world_model.actions import ActionBins
 from vidwm.world_model.llama_files import TransformerConfig
 from vidwm.world_model.transformer import Transformer
-from vidwm.world_model.world_model import Setting, WorldModel, layout_of
+from vidwm.world_model.world_model import Setting, WorldModel, codec_for
 
 ACTIONS = 2
 
@@ -92,7 +92,7 @@ def make_model() -> Callable[..., WorldModel]:
             heldout=0.5,
             split_seed=0,
         )
-        layout = layout_of(tokenizer, actions, setting)
+        layout = codec_for(tokenizer, actions, setting).layout
         torch.manual_seed(seed)
         transformer = Transformer(
             TransformerConfig(

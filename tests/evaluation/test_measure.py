@@ -87,7 +87,8 @@ def test_the_ceiling_is_what_true_tokens_decode_to(
     model, dataset = make_model(), make_dataset((12,) * 4)
     batch = source_of(dataset, model).batch([0])
     truth = batch.float_frames()[:, 2:]
-    expected = pixels.mae(model.decode(model.tokens(truth)), truth)[0]
+    context, tokens = model.encode(batch.float_frames())
+    expected = pixels.mae(model.decode(tokens, context), truth)[0]
 
     def oracle(transformer, layout, prompt, bins, *, group_size, keys, horizon, **_) -> Rollouts:
         tokens = torch.stack([future[int(key)] for key in keys]).unsqueeze(1)
@@ -96,7 +97,7 @@ def test_the_ceiling_is_what_true_tokens_decode_to(
 
     source = source_of(dataset, model)
     clips = source.batch(range(len(source.windows)))
-    true_tokens = model.tokens(clips.float_frames()[:, 2:])
+    _, true_tokens = model.encode(clips.float_frames())
     future = dict(zip(clips.keys.tolist(), true_tokens, strict=True))
     monkeypatch.setattr(predicting, "generate", oracle)
     found = run(dataset, model, num_samples=2)

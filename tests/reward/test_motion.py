@@ -32,8 +32,8 @@ def test_weights_have_mean_one_where_something_moved(scene):
 
 def test_moving_metrics_are_means_over_the_pixels_that_moved(scene):
     tokens, palette, true, last = scene
-    scorer = Scorer(lambda rows: palette[rows[:, 0]], ["moving_mae", "moving_mse", "mae"], chunk=2)
-    scores = scorer.score(tokens, true, last)
+    scorer = Scorer(["moving_mae", "moving_mse", "mae"], chunk=2)
+    scores = scorer.score(tokens, true, last, decode=lambda rows: palette[rows[:, 0]])
     mask = moving_mask(true, last[:, None])[:, None]
     pred = palette[tokens[..., 0]]
     for name, masked in (("moving_mae", masked_mae), ("moving_mse", masked_mse)):
@@ -44,8 +44,10 @@ def test_moving_metrics_are_means_over_the_pixels_that_moved(scene):
 def test_a_grid_shares_them_among_its_cells(scene):
     tokens, palette, true, last = scene
     decode = lambda rows: palette[rows[:, 0]]  # noqa: E731
-    whole = Scorer(decode, ["moving_mae"]).score(tokens, true, last)["moving_mae"]
-    cells = Scorer(decode, ["moving_mae"], grid=(4, 8)).score(tokens, true, last)["moving_mae"]
+    whole = Scorer(["moving_mae"]).score(tokens, true, last, decode=decode)["moving_mae"]
+    cells = Scorer(["moving_mae"], grid=(4, 8)).score(tokens, true, last, decode=decode)[
+        "moving_mae"
+    ]
     torch.testing.assert_close(cells.mean(dim=(3, 4)), whole)
     assert (cells[0, :, 0, 2:] == 0).all() and (cells[0, :, 0, 0, 1:5] > 0).all()
 
@@ -53,4 +55,4 @@ def test_a_grid_shares_them_among_its_cells(scene):
 def test_without_the_last_context_frame_they_are_refused(scene):
     tokens, palette, true, _ = scene
     with pytest.raises(ValueError, match="last context frames"):
-        Scorer(lambda rows: palette[rows[:, 0]], ["moving_mae"]).score(tokens, true)
+        Scorer(["moving_mae"]).score(tokens, true, decode=lambda rows: palette[rows[:, 0]])

@@ -291,7 +291,7 @@ def test_a_failed_download_says_what_to_do(weights_folder, monkeypatch):
     "bad", [-torch.rand(1, 1, 1, 3, 32, 32), 255 * torch.rand(1, 1, 1, 3, 32, 32)]
 )
 def test_frames_of_another_range_are_refused_by_the_scorer(bad):
-    scorer = Scorer(lambda rows: rows, ["lpips"])
+    scorer = Scorer(["lpips"])
     true = torch.rand(1, 1, 3, 32, 32)
     with pytest.raises(ValueError, match=r"pred must lie in \[0, 1\]"):
         scorer.score_frames(bad, true)

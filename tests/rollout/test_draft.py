@@ -45,7 +45,7 @@ def copying(strength: float) -> Transformer:
 def rollouts(transformer: Transformer, **changes: Any) -> Rollouts:
     generator = torch.Generator().manual_seed(5)
     asked: dict[str, Any] = {
-        "prompt_tokens": torch.randint(0, 20, (3, 1, 16), generator=generator).expand(-1, 2, -1),
+        "context": torch.randint(0, 20, (3, 1, 16), generator=generator).expand(-1, 2, -1),
         "bins": torch.randint(0, 5, (3, 4, 2), generator=generator),
         "keys": torch.arange(3),
         "group_size": 5,
@@ -146,7 +146,7 @@ def test_a_moving_context_is_decoded_plainly(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(DraftedDecoding, "run", lambda *a: started.append(1) or run(*a))
     moving = torch.arange(32).view(1, 2, 16).expand(3, -1, -1) % 20
     for prompt, drafts, expected in [(moving, True, 0), (None, False, 0), (None, True, 1)]:
-        changes = {} if prompt is None else {"prompt_tokens": prompt}
+        changes = {} if prompt is None else {"context": prompt}
         rollouts(copying(1.0), drafts=drafts, **changes)
         assert len(started) == expected
 

@@ -12,6 +12,7 @@ from vidwm.errors import UserError
 from vidwm.rollout.engine import Request, Rollouts, generate, generate_mixed
 from vidwm.rollout.naive import generate_naive
 from vidwm.rollout.sampling import Sampling
+from vidwm.world_model.compressive_layout import CompressiveLayout
 from vidwm.world_model.layout import Layout
 from vidwm.world_model.likelihood import sequence_logprobs
 from vidwm.world_model.llama_files import TransformerConfig
@@ -48,7 +49,7 @@ def request(contexts: int = 3, frames: int = 8) -> dict[str, Any]:
     """Arguments of `generate`: contexts, actions and names, the same whatever was drawn before."""
     generator = torch.Generator().manual_seed(5)
     return {
-        "prompt_tokens": torch.randint(0, 12, (contexts, 2, 3), generator=generator),
+        "context": torch.randint(0, 12, (contexts, 2, 3), generator=generator),
         "bins": torch.randint(0, 5, (contexts, frames, 2), generator=generator),
         "keys": torch.randint(0, 2**62, (contexts,), generator=generator),
         "group_size": 4,
@@ -57,7 +58,7 @@ def request(contexts: int = 3, frames: int = 8) -> dict[str, Any]:
 
 
 def part(asked: dict[str, Any], contexts: list[int]) -> dict[str, Any]:
-    names = ("prompt_tokens", "bins", "keys")
+    names = ("context", "bins", "keys")
     return asked | {name: asked[name][contexts] for name in names}
 
 
@@ -89,6 +90,27 @@ def test_equals_the_naive_twin(sampling: Sampling, horizon: int | None, drafts: 
     assert found.tokens.shape == (2, 2, horizon or 3, 3)
     assert found.logprobs.dtype == torch.float32
     assert_equal(found, generate_naive(transformer, LAYOUT, **asked))
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+@pytest.mark.parametrize("horizon", [3, 7])
+def test_equals_the_naive_twin_after_a_context_in_full(horizon: int, drafts: bool) -> None:
+    """Ids, prompt and way back are others; horizons beyond the layout's keep the full frames."""
+    layout = CompressiveLayout(
+        tokens_per_frame=3,
+        codebook_size=8,
+        tokens_per_context_frame=4,
+        context_codebook_size=4,
+        action_dims=2,
+        action_bins=5,
+        context_frames=2,
+        horizon=3,
+    )
+    asked = request(contexts=2) | {"group_size": 2, "horizon": horizon}
+    asked["context"] = torch.randint(0, 4, (2, *layout.context_shape))
+    found = generate(model(), layout, **asked, drafts=drafts)
+    assert found.tokens.max() < 8
+    assert_equal(found, generate_naive(model(), layout, **asked))
 
 
 def test_equals_the_naive_twin_with_one_key_head() -> None:
@@ -148,17 +170,17 @@ def test_a_cache_budget_splits_the_batch_and_changes_no_token(horizon: int, draf
 def test_contexts_of_other_lengths_and_group_sizes_are_decoded_as_if_alone() -> None:
     transformer, asked = model(), request()
     frames, sizes = (2, 1, 2, 2), (4, 4, 1, 4)
-    prompts = [asked["prompt_tokens"][i % 3, :c] for i, c in enumerate(frames)]
+    prompts = [asked["context"][i % 3, :c] for i, c in enumerate(frames)]
     requests = [
-        Request(prompt_tokens=prompt, bins=asked["bins"][i % 3], key=i, group_size=size)
+        Request(context=prompt, bins=asked["bins"][i % 3], key=i, group_size=size)
         for i, (prompt, size) in enumerate(zip(prompts, sizes, strict=True))
     ]
     found = generate_mixed(transformer, LAYOUT, requests, sampling=asked["sampling"])
     for one, part in zip(requests, found, strict=True):
         alone = generate_naive(
             transformer,
-            dataclasses.replace(LAYOUT, context_frames=len(one.prompt_tokens)),
-            one.prompt_tokens[None],
+            dataclasses.replace(LAYOUT, context_frames=len(one.context)),
+            one.context[None],
             one.bins[None],
             keys=torch.tensor([one.key]),
             group_size=one.group_size,
@@ -228,9 +250,7 @@ def test_training_goes_on_after_rollouts_in_inference_mode() -> None:
     with torch.inference_mode():
         found = generate(transformer, LAYOUT, **asked)
     tokens = found.tokens.clone()
-    logprobs, _ = sequence_logprobs(
-        transformer, LAYOUT, tokens, asked["prompt_tokens"], asked["bins"]
-    )
+    logprobs, _ = sequence_logprobs(transformer, LAYOUT, tokens, asked["context"], asked["bins"])
     logprobs.sum().backward()
     assert all(p.grad is not None for p in transformer.model.parameters())
 
@@ -248,7 +268,7 @@ def test_scores_that_are_no_numbers_are_an_error(drafts: bool) -> None:
 def test_a_window_may_be_a_single_token(drafts: bool) -> None:
     layout = dataclasses.replace(LAYOUT, tokens_per_frame=1, horizon=1)
     asked = request(contexts=2) | {"group_size": 2}
-    asked["prompt_tokens"] = asked["prompt_tokens"][..., :1]
+    asked["context"] = asked["context"][..., :1]
     found = generate(model(), layout, **asked, drafts=drafts)
     assert found.tokens.shape == (2, 2, 1, 1) and found.tokens_per_pass == 1
     assert_equal(found, generate_naive(model(), layout, **asked))
@@ -279,7 +299,7 @@ def test_logprobs_equal_those_of_the_training_graph(temperature: float) -> None:
         transformer,
         LAYOUT,
         found.tokens,
-        asked["prompt_tokens"],
+        asked["context"],
         asked["bins"],
         temperature=temperature,
     )
@@ -289,7 +309,7 @@ def test_logprobs_equal_those_of_the_training_graph(temperature: float) -> None:
 def test_draws_each_first_token_as_often_as_the_model_says() -> None:
     transformer, asked = model(), request(contexts=1) | {"group_size": 4000, "horizon": 1}
     tokens = generate(transformer, LAYOUT, **asked).tokens[0, :, 0, 0]
-    prompt = LAYOUT.prompt(asked["prompt_tokens"], asked["bins"])
+    prompt = LAYOUT.prompt(asked["context"], asked["bins"])
     expected = transformer(prompt)[0, -1, :12].softmax(dim=-1).detach()
     shares = torch.bincount(tokens, minlength=12) / 4000
     error = (expected * (1 - expected) / 4000).sqrt()
@@ -311,7 +331,7 @@ def test_results_can_enter_a_training_graph() -> None:
     found = generate(transformer, LAYOUT, **asked)
     assert not found.tokens.is_inference() and not found.logprobs.requires_grad
     logprobs, _ = sequence_logprobs(
-        transformer, LAYOUT, found.tokens, asked["prompt_tokens"], asked["bins"]
+        transformer, LAYOUT, found.tokens, asked["context"], asked["bins"]
     )
     logprobs.sum().backward()
 
@@ -322,13 +342,13 @@ def test_results_can_enter_a_training_graph() -> None:
         ({"group_size": 0}, "group_size and horizon must be at least 1, got 0 and 3"),
         ({"horizon": 0}, "got 4 and 0"),
         (
-            {"prompt_tokens": torch.zeros(0, 2, 3).long(), "keys": torch.zeros(0).long()},
+            {"context": torch.zeros(0, 2, 3).long(), "keys": torch.zeros(0).long()},
             "at least one context",
         ),
         ({"horizon": 8}, "8 frames after 2 context frames need 9 actions, got 8"),
-        ({"prompt_tokens": torch.full((3, 2, 3), 12)}, r"tokens must lie in 0\.\.11, got 12\.\.12"),
+        ({"context": torch.full((3, 2, 3), 12)}, r"tokens must lie in 0\.\.11, got 12\.\.12"),
         ({"bins": torch.full((3, 8, 2), 5)}, r"action bins must lie in 0\.\.4, got 5\.\.5"),
-        ({"prompt_tokens": torch.zeros(3, 1, 3, dtype=torch.long)}, r"tokens must be \(B, 2, 3\)"),
+        ({"context": torch.zeros(3, 1, 3, dtype=torch.long)}, r"tokens must be \(B, 2, 3\)"),
         ({"keys": torch.zeros(2, dtype=torch.long)}, r"keys must be \(3,\) int64"),
         (
             {"legal": torch.ones(3, 11, dtype=torch.bool)},

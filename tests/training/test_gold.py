@@ -14,7 +14,10 @@ class Painter:
 
     size = (16, 16)
 
-    def decode(self, tokens: Tensor) -> Tensor:
+    def rows(self, tokens: Tensor, context: Tensor):
+        return tokens, self.pixels
+
+    def pixels(self, tokens: Tensor) -> Tensor:
         return (tokens / 100).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
 
 
@@ -28,12 +31,19 @@ def shades(*values: float) -> Tensor:
 def watch():
     """A watch on all but MAE, whose start is 10 off the truth."""
     found = GoldWatch(Painter(), ["mae"], memory_gb=1.0)
-    found.start(shades(60), torch.full((W, T, 3, 16, 16), 0.5), torch.zeros(W))
+    found.start(
+        shades(60), torch.zeros(W, 1, 1), torch.full((W, T, 3, 16, 16), 0.5), torch.zeros(W)
+    )
     return found
 
 
 def look(watch, shade, reward):
-    return watch.look(shades(shade), torch.full((W, T, 3, 16, 16), 0.5), torch.full((W,), reward))
+    return watch.look(
+        shades(shade),
+        torch.zeros(W, 1, 1),
+        torch.full((W, T, 3, 16, 16), 0.5),
+        torch.full((W,), reward),
+    )
 
 
 def test_watches_what_the_reward_does_not_name(watch):

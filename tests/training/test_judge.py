@@ -10,6 +10,7 @@ from vidwm.config import FinetuneConfig
 from vidwm.errors import UserError
 from vidwm.training.grpo_loss import advantages, decoupled_advantages
 from vidwm.training.judge import Judge
+from vidwm.world_model.layout import Layout
 
 B, G, T, SIZE = 2, 4, 3, 16
 
@@ -18,8 +19,21 @@ class Painter:
     """Stands in for a world model of 2 x 2 cells; a token is a shade of grey, out of 20."""
 
     tokenizer = SimpleNamespace(config=SimpleNamespace(grid=(2, 2)))
+    layout = Layout(
+        tokens_per_frame=4, codebook_size=20, action_dims=1, context_frames=1, horizon=T
+    )
 
-    def decode(self, tokens: Tensor) -> Tensor:
+    def rows(self, tokens: Tensor, context: Tensor):
+        return tokens, self.pixels
+
+    def decode(self, tokens: Tensor, context: Tensor) -> Tensor:
+        return self.pixels(tokens)
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        tokens = self.tokens(frames)
+        return tokens[:, :1], tokens[:, 1:]
+
+    def pixels(self, tokens: Tensor) -> Tensor:
         cells = (tokens / 20).unflatten(-1, (1, 2, 2)).expand(*tokens.shape[:-1], 3, 2, 2)
         return cells.repeat_interleave(8, -1).repeat_interleave(8, -2)
 
@@ -47,7 +61,7 @@ def judged(scene, **changes):
 
 def errors(scene, truth=None):
     tokens, frames, _ = scene
-    difference = Painter().decode(tokens) - (frames[:, 1:] if truth is None else truth)[:, None]
+    difference = Painter().pixels(tokens) - (frames[:, 1:] if truth is None else truth)[:, None]
     return difference.abs().mean((3, 4, 5)), difference.square().mean((3, 4, 5))
 
 
@@ -93,7 +107,7 @@ def test_with_local_credit_weights_of_frames_keep_the_scale(scene):
 
 def test_targets_can_be_what_the_tokenizer_makes_of_them(scene):
     painter = Painter()
-    mae, mse = errors(scene, painter.decode(painter.tokens(scene[1][:, 1:])))
+    mae, mse = errors(scene, painter.pixels(painter.tokens(scene[1][:, 1:])))
     found = judged(scene, target="reconstruction")
     torch.testing.assert_close(found.rewards, -(mae + 2 * mse).mean(dim=2))
 
@@ -109,9 +123,9 @@ def test_what_the_tokenizer_changes_is_no_motion(scene):
 def test_reconstructions_are_decoded_one_context_at_a_time(scene, monkeypatch):
     sizes = []
 
-    def decode(self, tokens, plain=Painter.decode):
+    def decode(self, tokens, context, plain=Painter.decode):
         sizes.append(tokens.shape[:-1].numel())
-        return plain(self, tokens)
+        return plain(self, tokens, context)
 
     judge = Judge(Painter(), settings(reward="mae=1", target="reconstruction"))
     monkeypatch.setattr(Painter, "decode", decode)  # not the scorer's, which has a budget

@@ -37,7 +37,8 @@ def test_a_new_model_looks_at_the_same_place_of_the_previous_frame(heads, kv_hea
     )
     transformer = new_transformer(layout, heads, kv_heads)
     tokens = torch.randint(0, 40, (8, layout.num_frames, 16))
-    ids = layout.sequence(tokens, torch.randint(0, 8, (8, layout.num_frames, 3)))
+    bins = torch.randint(0, 8, (8, layout.num_frames, 3))
+    ids = layout.sequence(tokens[:, :2], tokens[:, 2:], bins)
     # The two heads are equally loud and a place apart, so the copy is one of the two likeliest.
     candidates = 1 if horizon == 1 or heads == 1 else 2
 
@@ -67,7 +68,8 @@ def test_every_weight_still_gets_a_gradient():
     )
     transformer = new_transformer(layout, 2, 1)
     start_copying(transformer, layout)
-    ids = layout.sequence(torch.randint(0, 20, (4, 3, 4)), torch.randint(0, 4, (4, 3, 1)))
+    tokens, bins = torch.randint(0, 20, (4, 3, 4)), torch.randint(0, 4, (4, 3, 1))
+    ids = layout.sequence(tokens[:, :1], tokens[:, 1:], bins)
     transformer(ids)[:, :-1].log_softmax(dim=-1).gather(-1, ids[:, 1:, None]).mean().backward()
     for name, parameter in transformer.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name

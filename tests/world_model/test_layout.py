@@ -19,21 +19,21 @@ LAYOUT = Layout(
     context_frames=2,
     horizon=3,
 )
-TOKENS = torch.arange(10).view(1, 5, 2)
+CONTEXT, TOKENS = torch.arange(10).view(1, 5, 2).split([2, 3], dim=1)
 BINS = torch.tensor([[[0], [1], [2], [3], [0]]])
 #         z0    a0  z1    a1  bos z2    a2  z3    a3  z4    eos
 SEQUENCE = [0, 1, 10, 2, 3, 11, 14, 4, 5, 12, 6, 7, 13, 8, 9, 15]
 
 
 def test_sequence_is_the_one_in_the_drawing() -> None:
-    assert LAYOUT.sequence(TOKENS, BINS).tolist() == [SEQUENCE]
+    assert LAYOUT.sequence(CONTEXT, TOKENS, BINS).tolist() == [SEQUENCE]
     assert LAYOUT.sequence_length == len(SEQUENCE)
     assert LAYOUT.vocab_size == 16
 
 
 def test_prompt_and_future_are_its_parts() -> None:
-    assert LAYOUT.prompt(TOKENS[:, :2], BINS).tolist() == [SEQUENCE[:7]]
-    assert LAYOUT.future(TOKENS[:, 2:], BINS).tolist() == [SEQUENCE[7:-1]]
+    assert LAYOUT.prompt(CONTEXT, BINS).tolist() == [SEQUENCE[:7]]
+    assert LAYOUT.future(TOKENS, BINS).tolist() == [SEQUENCE[7:-1]]
     assert (LAYOUT.prompt_length, LAYOUT.future_length) == (7, 8)
 
 
@@ -65,25 +65,6 @@ def test_every_dimension_has_ids_of_its_own_unless_they_are_shared() -> None:
     assert (shared.bos, shared.vocab_size) == (14, 16)
 
 
-@pytest.mark.parametrize("shared_ids", [False, True])
-@pytest.mark.parametrize("horizon", [1, 2, 5])
-def test_split_inverts_sequence(horizon: int, shared_ids: bool) -> None:
-    layout = Layout(
-        tokens_per_frame=3,
-        codebook_size=50,
-        action_dims=4,
-        context_frames=3,
-        horizon=horizon,
-        shared_action_ids=shared_ids,
-    )
-    tokens = torch.randint(0, 50, (4, layout.num_frames, 3))
-    bins = torch.randint(0, 256, (4, layout.num_frames, 4))
-    ids = layout.sequence(tokens, bins)
-    assert ids.shape == (4, layout.sequence_length)
-    found = layout.split(ids)
-    assert torch.equal(found[0], tokens) and torch.equal(found[1], bins[:, :-1])
-
-
 def test_equals_the_reference_implementation(shared: Path) -> None:
     golden = load_file(shared / "golden" / "layout_io.safetensors")
     low, high = golden["action_ranges"].unbind(1)
@@ -96,7 +77,8 @@ def test_equals_the_reference_implementation(shared: Path) -> None:
         horizon=1,
         shared_action_ids=True,
     )
-    ids = layout.sequence(golden["single_frame_tokens"].flatten(2), bins)
+    tokens = golden["single_frame_tokens"].flatten(2)
+    ids = layout.sequence(tokens[:, :4], tokens[:, 4:], bins)
     assert torch.equal(ids, golden["single_input_ids"])
     # The reference also trains on bos and eos, which are forced here and carry no loss.
     theirs = golden["single_labels"]
@@ -106,21 +88,19 @@ def test_equals_the_reference_implementation(shared: Path) -> None:
 
 
 def test_ids_of_another_model_are_errors_with_both_numbers() -> None:
-    with pytest.raises(UserError, match=r"tokens must lie in 0\.\.9, got 1\.\.10"):
-        LAYOUT.sequence(TOKENS + 1, BINS)
+    with pytest.raises(UserError, match=r"tokens must lie in 0\.\.9, got 5\.\.10"):
+        LAYOUT.sequence(CONTEXT, TOKENS + 1, BINS)
     with pytest.raises(UserError, match=r"action bins must lie in 0\.\.3, got -1\.\.0"):
-        LAYOUT.sequence(TOKENS, BINS - 1)
+        LAYOUT.sequence(CONTEXT, TOKENS, BINS - 1)
 
 
 def test_shapes_of_another_layout_are_errors() -> None:
-    with pytest.raises(ValueError, match=r"tokens must be \(B, 5, 2\)"):
-        LAYOUT.sequence(TOKENS[:, :4], BINS)
+    with pytest.raises(ValueError, match=r"tokens must be \(B, 3, 2\)"):
+        LAYOUT.sequence(CONTEXT, TOKENS[:, :2], BINS)
     with pytest.raises(ValueError, match=r"action bins must be \(1, >= 4, 1\), got \(1, 3, 1\)"):
-        LAYOUT.sequence(TOKENS, BINS[:, :3])
+        LAYOUT.sequence(CONTEXT, TOKENS, BINS[:, :3])
     with pytest.raises(ValueError, match=r"action bins must be \(1, >= 2, 1\)"):
-        LAYOUT.prompt(TOKENS[:, :2], BINS.expand(2, -1, -1))
-    with pytest.raises(ValueError, match=r"ids must be \(B, 16\)"):
-        LAYOUT.split(torch.zeros(1, 15, dtype=torch.long))
+        LAYOUT.prompt(CONTEXT, BINS.expand(2, -1, -1))
 
 
 @pytest.mark.parametrize("name", ["tokens_per_frame", "action_dims", "context_frames", "horizon"])

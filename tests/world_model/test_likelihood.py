@@ -48,8 +48,8 @@ def plain(
 ) -> Tensor:
     """All positions and ids, one whole sequence per future; illegal ids masked afterwards."""
     tokens, context, bins = futures
-    whole = torch.cat([context[:, None].expand(-1, 4, -1, -1), tokens], dim=2).flatten(0, 1)
-    ids = LAYOUT.sequence(whole, bins.repeat_interleave(4, dim=0))
+    repeated = (part.repeat_interleave(4, dim=0) for part in (context, bins))
+    ids = LAYOUT.sequence(next(repeated), tokens.flatten(0, 1), next(repeated))
     logits = transformer(ids)
     logits[..., LAYOUT.codebook_size :] = float("-inf")
     labels = LAYOUT.labels(ids)[:, 1:]

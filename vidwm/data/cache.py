@@ -46,15 +46,6 @@ class TokenClips:
         tokens = self.tokens[episode][start:stop:frame_skip].long()
         return tokens, chunk_actions(self.actions[episode], start, clip_frames, frame_skip)
 
-    def action_chunks(self, episodes: Sequence[int], frame_skip: int) -> Tensor:
-        """The chunked actions after every recorded frame of some episodes, (M, A * frame_skip)."""
-        chunks = []
-        for actions in (self.actions[i] for i in episodes):
-            for start in range(min(frame_skip, len(actions))):
-                count = -(-(len(actions) - start) // frame_skip)
-                chunks.append(chunk_actions(actions, start, count, frame_skip))
-        return torch.cat(chunks)
-
 
 def tokenise(
     dataset: EpisodeDataset,

@@ -8,7 +8,7 @@ What a training step sees depends on (seed, step) alone: there is no state to sa
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -98,6 +98,16 @@ def chunk_actions(actions: Tensor, start: int, clip_frames: int, frame_skip: int
     """
     rows = torch.arange(start, start + clip_frames * frame_skip).clamp(max=len(actions) - 1)
     return actions[rows].reshape(clip_frames, -1)
+
+
+def action_chunks(episodes: Iterable[np.ndarray], frame_skip: int) -> Tensor:
+    """The chunked actions (M, A * frame_skip) after every frame of episodes with actions (T, A)."""
+    chunks = []
+    for actions in map(torch.from_numpy, episodes):
+        for start in range(min(frame_skip, len(actions))):
+            count = -(-(len(actions) - start) // frame_skip)
+            chunks.append(chunk_actions(actions, start, count, frame_skip))
+    return torch.cat(chunks)
 
 
 def context_key(episode_id: str, start: int) -> int:

@@ -100,7 +100,7 @@ def measure(
         num_samples=num_samples,
         max_cache_gb=max_cache_gb,
     )
-    scorer, c = Scorer(model.decode, metrics), model.setting.context_frames
+    scorer, c = Scorer(metrics), model.setting.context_frames
     partner = partners([source.windows[w].episode for w in windows]) if len(windows) > 1 else None
     chunk = _chunk_size(model, source, num_samples, 1 + len(models))
     parts: list[dict[str, dict[str, Tensor]]] = []

@@ -39,7 +39,7 @@ def predict(
 ) -> Prediction:
     """Futures of the batch's contexts under its actions, up to the last frame of its clips."""
     c = model.setting.context_frames
-    context = model.tokens(batch.float_frames()[:, :c])
+    context = model.context(batch.float_frames())
     rollouts = generate(
         model.transformer,
         model.layout,
@@ -51,13 +51,13 @@ def predict(
         horizon=batch.frames.shape[1] - c,
         max_cache_gb=max_cache_gb,
     )
-    return _decoded(model, rollouts.tokens, context[:, -1])
+    return _decoded(model, rollouts.tokens, context)
 
 
 def reconstruct(model: WorldModel, batch: ClipBatch) -> Prediction:
     """The true future through the model's tokenizer; its repeats are those of the true tokens."""
-    tokens = model.tokens(batch.float_frames()[:, model.setting.context_frames - 1 :])
-    return _decoded(model, tokens[:, None, 1:], tokens[:, 0])
+    context, tokens = model.encode(batch.float_frames())
+    return _decoded(model, tokens[:, None], context)
 
 
 def copy_last_frame(batch: ClipBatch, context_frames: int) -> Prediction:
@@ -78,9 +78,11 @@ def with_future_actions(batch: ClipBatch, actions: Tensor, context_frames: int) 
     return dataclasses.replace(batch, actions=mixed)
 
 
-def _decoded(model: WorldModel, tokens: Tensor, last_context: Tensor) -> Prediction:
-    parts = [model.decode(part) for part in tokens.flatten(0, 2).split(DECODE_FRAMES)]
+def _decoded(model: WorldModel, tokens: Tensor, context: Tensor) -> Prediction:
+    rows, decode = model.rows(tokens, context)
+    with torch.no_grad():
+        parts = [decode(part) for part in rows.flatten(0, 2).split(DECODE_FRAMES)]
     return Prediction(
         frames=torch.cat(parts).unflatten(0, tokens.shape[:3]),
-        repeats=repeats(tokens, last_context),
+        repeats=repeats(tokens, model.layout.last_frame(context)),
     )

@@ -98,7 +98,7 @@ def _score_table(model: WorldModel, futures: Tensor, truth: Tensor) -> str:
     readable = DEFAULT_PERCEPTUAL in available_perceptual() and min(model.size) >= MIN_SIZE
     perceptual = DEFAULT_PERCEPTUAL if readable else "none"
     metrics = [metric for metric in frame_metrics(perceptual, model.size) if metric != "mse"]
-    scores = Scorer(model.decode, metrics).score_frames(futures, truth)
+    scores = Scorer(metrics).score_frames(futures, truth)
     means = {metric: values[0].mean(dim=1) for metric, values in scores.items()}
     rows = [["", *(f"{metric} {arrow(metric)}" for metric in metrics)]]
     names = ["copy of last frame", *(f"sample {g}" for g in range(futures.shape[1] - 1))]

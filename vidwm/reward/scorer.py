@@ -49,7 +49,7 @@ LARGEST_CHUNK = {"cpu": 64, "cuda": 4096}
 class Scorer:
     """Scores predictions by the named metrics.
 
-    decode: tokens (M, N) int64 -> frames (M, 3, H, W); memory_gb: what tensors may take at a time
+    memory_gb: what tensors may take at a time
     while frames are decoded and compared (10^9 bytes; a frame at a time if that is more); chunk: a
     number of frames at a time, instead; grid (h, w): every metric of a frame becomes a map of that
     many cells, whose mean is the metric. UserError on an unknown metric, one that has no map where
@@ -58,7 +58,6 @@ class Scorer:
 
     def __init__(
         self,
-        decode: Callable[[Tensor], Tensor],
         metrics: Sequence[str],
         chunk: int | None = None,
         grid: tuple[int, int] | None = None,
@@ -73,7 +72,6 @@ class Scorer:
                 f"{mapless[0]} is no mean over places, so no place has a share in it; with local "
                 f"credit use mae, mse or perceptual metrics."
             )
-        self.decode = decode
         self.grid = grid
         self.metrics = tuple(metrics)
         self.chunk, self.memory_gb = chunk, memory_gb
@@ -82,16 +80,22 @@ class Scorer:
         self.networks = {name: load_perceptual(name) for name in sorted(networks)}
 
     def score(
-        self, tokens: Tensor, true: Tensor, last_context: Tensor | None = None
+        self,
+        tokens: Tensor,
+        true: Tensor,
+        last_context: Tensor | None = None,
+        *,
+        decode: Callable[[Tensor], Tensor],
     ) -> dict[str, Tensor]:
         """Metrics by name, each (B, G, T) float32 (with a grid (B, G, T, h, w)), of tokens
         (B, G, T, N) int64.
 
+        decode: rows (M, N) of them -> frames (M, 3, H, W), equal rows to equal frames;
         true (B, T, 3, H, W) float in [0, 1]; last_context (B, 3, H, W) likewise, which the moving
         metrics need. ValueError when they are not.
         """
         rows, row_of = _distinct_rows(tokens.flatten(0, 2))
-        return self._score(rows, row_of.view(tokens.shape[:3]), self.decode, true, last_context)
+        return self._score(rows, row_of.view(tokens.shape[:3]), decode, true, last_context)
 
     def score_frames(self, pred: Tensor, true: Tensor) -> dict[str, Tensor]:
         """As `score`, for frames pred (B, G, T, 3, H, W) in [0, 1] that are already decoded."""

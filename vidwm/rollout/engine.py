@@ -58,9 +58,9 @@ class Rollouts:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One context of `generate_mixed`: tokens (c, N), bins (>= c + horizon - 1, A), a name."""
+    """One context (...) of `generate_mixed`, bins (>= c + horizon - 1, A), a name."""
 
-    prompt_tokens: Tensor
+    context: Tensor
     bins: Tensor
     key: int
     group_size: int
@@ -70,7 +70,7 @@ class Request:
 def generate(
     transformer: Transformer,
     layout: Layout,
-    prompt_tokens: Tensor,
+    context: Tensor,
     bins: Tensor,
     *,
     group_size: int,
@@ -85,20 +85,21 @@ def generate(
 ) -> Rollouts:
     """Roll out every context `group_size` times.
 
-    prompt_tokens (B, c, N); bins (B, >= c + horizon - 1, A), the actions from the first context
-    frame on; keys (B,) int64 name the contexts. `horizon` in frames (None = the layout's);
-    rollouts are numbered from `first_rollout`, so a group may be drawn in parts. legal (K,) or
-    (N, K) bool, which tokens may stand (at each place of) a frame; dtype: in which to decode
-    (None = the weights'). drafts: None = on a CPU, where they were measured. They and max_cache_gb,
-    the size of key-value caches at a time (10^9 bytes; None = no bound), change the speed, not the
-    tokens, up to near-ties that products of other shapes round apart: fewer than 1 token in 100,000
-    in fp32, about 1 in 200 in bf16. UserError when sizes do not agree, the sequence is longer than
-    the model's positions, one context's caches exceed the budget, or scores are nan.
+    context (B, ...), as the layout has it; bins (B, >= c + horizon - 1, A), the actions from the
+    first context frame on; keys (B,) int64 name the contexts. `horizon` in frames (None = the
+    layout's); rollouts are numbered from `first_rollout`, so a group may be drawn in parts. legal
+    (K,) or (N, K) bool, which tokens may stand (at each place of) a frame; dtype: in which to
+    decode (None = the weights'). drafts: None = on a CPU, where they were measured. They and
+    max_cache_gb, the size of key-value caches at a time (10^9 bytes; None = no bound), change the
+    speed, not the tokens, up to near-ties that products of other shapes round apart: fewer than 1
+    token in 100,000 in fp32, about 1 in 200 in bf16. UserError when sizes do not agree, the
+    sequence is longer than the model's positions, one context's caches exceed the budget, or scores
+    are nan.
     """
     horizon = layout.horizon if horizon is None else horizon
     device = transformer.lm_head.weight.device
-    prompt_tokens, bins, keys = prompt_tokens.to(device), bins.to(device), keys.to(device)
-    check_request(transformer, layout, prompt_tokens, bins, group_size, keys, horizon, legal)
+    context, bins, keys = context.to(device), bins.to(device), keys.to(device)
+    check_request(transformer, layout, context, bins, group_size, keys, horizon, legal)
     if max_cache_gb is not None and not 0 < max_cache_gb < math.inf:
         raise UserError(f"max_cache_gb must be above 0 and finite, got {max_cache_gb}.")
     drafts = device.type == "cpu" if drafts is None else drafts
@@ -107,7 +108,7 @@ def generate(
     dtype = dtype or transformer.dtype
     decoder = decoder_class(device)(transformer, layout.codebook_size, sampling, dtype, SLACK)
     job = _Job(transformer, decoder, layout, legal, drafts, max_cache_gb)
-    rows, parts = prompt_tokens, []
+    rows, parts = context, []
     for start in range(0, horizon, layout.horizon):
         drawn, actions = states[:, :, start : start + layout.horizon], bins
         if start:
@@ -116,9 +117,9 @@ def generate(
             actions = bins[:, start:].repeat_interleave(group_size, dim=0)
         found = job.window(rows, actions, drawn)
         parts.append(found.reshape(*states.shape[:2]))
-        past = prompt_tokens[:, None].expand(-1, group_size, -1, -1)
-        rows = torch.cat([past, *(part.tokens for part in parts)], dim=2)
-        rows = rows[:, :, -layout.context_frames :].flatten(0, 1)
+        if not start:
+            rows = rows.repeat_interleave(group_size, dim=0)
+        rows = layout.advanced(rows, parts[-1].tokens.flatten(0, 1))
     found = joined(parts, dim=2)
     if found.logprobs.isnan().any():
         raise UserError(
@@ -138,14 +139,14 @@ def generate_mixed(
 
     Requests of equal shape are decoded together. `options` are those of `generate`.
     """
-    shapes = [(len(r.prompt_tokens), len(r.bins), r.group_size) for r in requests]
+    shapes = [(len(r.context), len(r.bins), r.group_size) for r in requests]
     results: list[Rollouts | None] = [None] * len(requests)
     for shape in sorted(set(shapes)):
         members = [index for index, found in enumerate(shapes) if found == shape]
         found = generate(
             transformer,
-            dataclasses.replace(layout, context_frames=shape[0]),
-            torch.stack([requests[i].prompt_tokens for i in members]),
+            layout.of_context(requests[members[0]].context),
+            torch.stack([requests[i].context for i in members]),
             torch.stack([requests[i].bins for i in members]),
             group_size=shape[2],
             keys=torch.tensor([requests[i].key for i in members]),
@@ -171,7 +172,7 @@ class _Job:
     max_cache_gb: float | None
 
     def window(self, context: Tensor, bins: Tensor, states: Tensor) -> Rollouts:
-        """context (B, c, N), states (B, G, frames, N) -> rollouts (B, G, frames, N), in parts."""
+        """context (B, ...), states (B, G, frames, N) -> rollouts (B, G, frames, N), in parts."""
         size = self._contexts_at_a_time(states)
         parts = [
             self._decode(*part)

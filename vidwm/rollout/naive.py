@@ -21,7 +21,7 @@ from vidwm.world_model.transformer import Transformer
 def generate_naive(
     transformer: Transformer,
     layout: Layout,
-    prompt_tokens: Tensor,
+    context: Tensor,
     bins: Tensor,
     *,
     group_size: int,
@@ -33,18 +33,22 @@ def generate_naive(
 ) -> Rollouts:
     """What `vidwm.rollout.engine.generate` returns, from the same arguments."""
     horizon = layout.horizon if horizon is None else horizon
-    check_request(transformer, layout, prompt_tokens, bins, group_size, keys, horizon, legal)
+    check_request(transformer, layout, context, bins, group_size, keys, horizon, legal)
     states = random_states(layout, keys, group_size, sampling, horizon, first_rollout)
     tokens = torch.empty_like(states)
     logprobs = torch.empty(states.shape)
     for b in range(len(keys)):
         for g in range(group_size):
-            frames = list(prompt_tokens[b])
+            past = context[b : b + 1]
             for frame in range(horizon):
-                start = frame - frame % layout.horizon
+                if frame % layout.horizon == 0:
+                    before = layout.prompt(past, bins[b : b + 1, frame:])[0]
+                else:
+                    action = layout.action_ids(bins[b, layout.context_frames + frame - 1])
+                    before = torch.cat([before, tokens[b, g, frame - 1], action])
                 drawn: list[Tensor] = []
                 for place in range(layout.tokens_per_frame):
-                    ids = _sequence(layout, frames[start:], bins[b, start:], drawn)
+                    ids = torch.cat([before, *drawn])
                     found = sample_tokens(
                         transformer.hidden(ids[None])[0, -1],
                         transformer.model.norm.weight,
@@ -58,18 +62,7 @@ def generate_naive(
                         legal=legal if legal is None or legal.ndim == 1 else legal[place],
                     )
                     logprobs[b, g, frame, place] = found.logprobs
-                    drawn.append(found.tokens)
-                frames.append(torch.stack(drawn))
-            tokens[b, g] = torch.stack(frames[-horizon:])
+                    drawn.append(found.tokens[None])
+                tokens[b, g, frame] = torch.cat(drawn)
+                past = layout.advanced(past, tokens[b : b + 1, g, frame, None])
     return Rollouts(tokens=tokens, logprobs=logprobs, tokens_per_pass=1.0)
-
-
-def _sequence(layout: Layout, frames: list[Tensor], bins: Tensor, drawn: list[Tensor]) -> Tensor:
-    """All ids so far: whole frames with their actions, bos after the context, the tokens drawn."""
-    pieces: list[Tensor] = []
-    for index, tokens in enumerate(frames):
-        pieces += [tokens, layout.action_ids(bins[index])]
-        if index == layout.context_frames - 1:
-            pieces.append(torch.tensor([layout.bos]))
-    pieces += [token[None] for token in drawn]
-    return torch.cat(pieces)

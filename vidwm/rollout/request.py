@@ -13,7 +13,7 @@ from vidwm.world_model.transformer import Transformer
 def check_request(
     transformer: Transformer,
     layout: Layout,
-    prompt_tokens: Tensor,
+    context: Tensor,
     bins: Tensor,
     group_size: int,
     keys: Tensor,
@@ -21,15 +21,15 @@ def check_request(
     legal: Tensor | None = None,
 ) -> None:
     """UserError or ValueError when the arguments of `generate` cannot be served."""
-    if not len(prompt_tokens):
+    if not len(context):
         raise ValueError("there must be at least one context, got none")
     if group_size < 1 or horizon < 1:
         raise UserError(
             f"group_size and horizon must be at least 1, got {group_size} and {horizon}."
         )
-    if keys.shape != (len(prompt_tokens),) or keys.dtype != torch.int64:
+    if keys.shape != (len(context),) or keys.dtype != torch.int64:
         raise ValueError(
-            f"keys must be ({len(prompt_tokens)},) int64, got {tuple(keys.shape)} {keys.dtype}"
+            f"keys must be ({len(context)},) int64, got {tuple(keys.shape)} {keys.dtype}"
         )
     if bins.shape[1] < layout.context_frames + horizon - 1:
         raise UserError(
@@ -37,7 +37,7 @@ def check_request(
             f"{layout.context_frames + horizon - 1} actions, got {bins.shape[1]}."
         )
     # Both calls check what they are given, before anything is computed from it.
-    layout.prompt(prompt_tokens, bins)
+    layout.prompt(context, bins)
     layout.action_ids(bins)
     config = transformer.config
     if config.vocab_size != layout.vocab_size:

@@ -45,14 +45,14 @@ class Window:
         states: Tensor,
         legal: Tensor | None = None,
     ) -> Window:
-        """The window that follows context frames (B, c, N); with one frame all counts as still."""
+        """The window that follows contexts (B, ...)."""
         return cls(
             layout=layout,
-            previous=context[:, -1],
+            previous=layout.last_frame(context),
             actions=actions,
             states=states,
             legal=legal,
-            stillness=(context[:, -1] == context[:, -2:][:, 0]).float().mean(dim=1),
+            stillness=layout.stillness(context),
         )
 
     @property

@@ -22,12 +22,19 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vidwm.errors import UserError
-from vidwm.files import load_tensors, load_weights_from, read_json
+from vidwm.files import load_tensors, load_weights_from, read_json, save_weights, write_json
 from vidwm.tokenizer.conditioning import CrossAttention, resized_positions
 from vidwm.tokenizer.fsq import FSQ
 from vidwm.tokenizer.vqgan import VQGANDecoder, VQGANEncoder
-from vidwm.tokenizer.vqgan_frame import WEIGHTS, levels_of
+from vidwm.tokenizer.vqgan_frame import (
+    WEIGHTS,
+    levels_of,
+    released_fields,
+    saved_size,
+    spelled,
+)
 
+CLASS_NAME = "CompressiveVQModelFSQ"
 # Released positions are those of 256 x 320 frames.
 RELEASED_SIZE = (256, 320)
 
@@ -167,6 +174,7 @@ class CompressiveTokenizer(nn.Module):
         self.post_quant_linear = nn.Linear(self.quantizer.code_dim, patch)
         self.context_codebook_size = self.context_quantizer.codebook_size
         self.codebook_size = self.quantizer.codebook_size
+        self.height, self.width = config.height, config.width
         self.tokens_per_context_frame = config.latents[0] * config.latents[1]
         self.tokens_per_frame = config.grid[0] * config.grid[1]
         self.to(memory_format=torch.channels_last)
@@ -210,6 +218,27 @@ class CompressiveTokenizer(nn.Module):
         maps = self.context_maps(context)
         frames = torch.cat([self.decode_context(maps), self.decode_later(later, maps)], dim=1)
         return frames.float().clamp(0, 1)
+
+    def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write it in the released form, with the size of its frames beside."""
+        config = self.config
+        fields = {
+            "_class_name": CLASS_NAME,
+            **released_fields(config),
+            "context_length": 1,
+            "dyn_fsq_levels": spelled(config.fsq_levels),
+            "max_att_resolution": config.attention_height,
+            "mid_block_add_attention": False,
+            "patch_size": config.patch,
+            "vq_fsq_levels": spelled(config.context_levels),
+        }
+        write_json(Path(directory) / "config.json", fields)
+        save_weights(self, Path(directory) / WEIGHTS, dtype)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> CompressiveTokenizer:
+        """Read what `save_pretrained` wrote."""
+        return cls.from_released(directory, *saved_size(Path(directory) / "config.json"))
 
     @classmethod
     def from_released(cls, directory: str | Path, height: int, width: int) -> CompressiveTokenizer:

@@ -1,4 +1,4 @@
-"""Which kind of per-frame tokenizer a directory holds."""
+"""Which kind of tokenizer a directory holds."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import TypeAlias
 
 from vidwm.files import read_json
+from vidwm.tokenizer import compressive, vqgan_frame
+from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.frame import FrameTokenizer
-from vidwm.tokenizer.vqgan_frame import CLASS_NAME, VQGANTokenizer
+from vidwm.tokenizer.vqgan_frame import VQGANTokenizer
 
-Tokenizer: TypeAlias = FrameTokenizer | VQGANTokenizer
+FramewiseTokenizer: TypeAlias = FrameTokenizer | VQGANTokenizer
+Tokenizer: TypeAlias = FramewiseTokenizer | CompressiveTokenizer
 
 
 def open_tokenizer(directory: Path) -> Tokenizer:
-    """Open what `save_pretrained` of either kind wrote; UserError when it is neither."""
-    if read_json(directory / "config.json").get("_class_name") == CLASS_NAME:
+    """Open what `save_pretrained` of any kind wrote; UserError when it is none."""
+    name = read_json(directory / "config.json").get("_class_name")
+    if name == vqgan_frame.CLASS_NAME:
         return VQGANTokenizer.from_pretrained(directory)
+    if name == compressive.CLASS_NAME:
+        return CompressiveTokenizer.from_pretrained(directory)
     return FrameTokenizer.from_pretrained(directory)

@@ -127,40 +127,14 @@ class VQGANTokenizer(nn.Module):
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write it in the released form, with the size of its frames beside."""
-        config = self.config
-        blocks = len(config.widths)
-        write_json(
-            Path(directory) / "config.json",
-            {
-                "_class_name": CLASS_NAME,
-                "act_fn": "silu",
-                "block_out_channels": list(config.widths),
-                "down_block_types": ["DownEncoderBlock2D"] * blocks,
-                "fsq_levels": spelled(config.fsq_levels),
-                "height": config.height,
-                "in_channels": 3,
-                "latent_channels": config.latent,
-                "layers_per_block": config.blocks,
-                "norm_num_groups": config.groups,
-                "norm_type": "group",
-                "out_channels": 3,
-                "resolution": 256,
-                "up_block_types": ["UpDecoderBlock2D"] * blocks,
-                "width": config.width,
-            },
-        )
+        fields = released_fields(self.config) | {"fsq_levels": spelled(self.config.fsq_levels)}
+        write_json(Path(directory) / "config.json", {"_class_name": CLASS_NAME, **fields})
         save_weights(self, Path(directory) / WEIGHTS, dtype)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> VQGANTokenizer:
         """Read what `save_pretrained` wrote."""
-        path = Path(directory) / "config.json"
-        values = read_json(path)
-        if not all(isinstance(values.get(name), int) for name in ("height", "width")):
-            raise UserError(
-                f"{path} lacks height and width: import the released tokenizer with `vidwm import`."
-            )
-        return cls.from_released(directory, values["height"], values["width"])
+        return cls.from_released(directory, *saved_size(Path(directory) / "config.json"))
 
     @classmethod
     def from_released(cls, directory: str | Path, height: int, width: int) -> VQGANTokenizer:
@@ -175,3 +149,33 @@ class VQGANTokenizer(nn.Module):
         tokenizer = cls(config)
         load_weights(tokenizer, Path(directory) / WEIGHTS)
         return tokenizer.eval()
+
+
+def released_fields(config: Any) -> dict[str, Any]:
+    """What the `config.json` of every released tokenizer says of its networks, and our size."""
+    blocks = len(config.widths)
+    return {
+        "act_fn": "silu",
+        "block_out_channels": list(config.widths),
+        "down_block_types": ["DownEncoderBlock2D"] * blocks,
+        "height": config.height,
+        "in_channels": 3,
+        "latent_channels": config.latent,
+        "layers_per_block": config.blocks,
+        "norm_num_groups": config.groups,
+        "norm_type": "group",
+        "out_channels": 3,
+        "resolution": 256,
+        "up_block_types": ["UpDecoderBlock2D"] * blocks,
+        "width": config.width,
+    }
+
+
+def saved_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a tokenizer's `config.json` as we write it; UserError where it has none."""
+    values = read_json(path)
+    if not all(isinstance(values.get(name), int) for name in ("height", "width")):
+        raise UserError(
+            f"{path} lacks height and width: import the released tokenizer with `vidwm import`."
+        )
+    return values["height"], values["width"]

@@ -35,20 +35,20 @@ class GoldWatch:
     def __init__(self, model: WorldModel, rewarded: Sequence[str], memory_gb: float) -> None:
         named = {network_of(name) for name in rewarded}
         names = [name for name in frame_metrics("auto", model.size) if name not in named]
-        self.scorer = Scorer(model.decode, names, memory_gb=memory_gb)
+        self.model, self.scorer = model, Scorer(names, memory_gb=memory_gb)
         self.first: dict[str, Tensor] = {}
 
     @property
     def started(self) -> bool:
         return bool(self.first)
 
-    def start(self, tokens: Tensor, truth: Tensor, rewards: Tensor) -> None:
+    def start(self, tokens: Tensor, context: Tensor, truth: Tensor, rewards: Tensor) -> None:
         """Remember what the starting policy scores: as `look`."""
-        self.first = {**self._scores(tokens, truth), "reward": rewards}
+        self.first = {**self._scores(tokens, context, truth), "reward": rewards}
 
-    def look(self, tokens: Tensor, truth: Tensor, rewards: Tensor) -> GoldLook:
-        """tokens (W, 1, T, N), truth (W, T, 3, H, W) in [0, 1], rewards (W,)."""
-        now = self._scores(tokens, truth)
+    def look(self, tokens: Tensor, context: Tensor, truth: Tensor, rewards: Tensor) -> GoldLook:
+        """tokens (W, 1, T, N) after contexts (W, ...), truth (W, T, 3, H, W), rewards (W,)."""
+        now = self._scores(tokens, context, truth)
         scores = {f"gold_{name}": float(value.mean()) for name, value in now.items()}
         fallen = [
             name for name, value in now.items() if worse(self.first[name], value, gold_sign(name))
@@ -66,8 +66,9 @@ class GoldWatch:
             f"{changes}; it may be gamed, look at the videos or put them into --reward.",
         )
 
-    def _scores(self, tokens: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        found = self.scorer.score(tokens, truth)
+    def _scores(self, tokens: Tensor, context: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        rows, decode = self.model.rows(tokens, context)
+        found = self.scorer.score(rows, truth, decode=decode)
         return {name: value.mean(dim=(1, 2)) for name, value in found.items()}
 
 

@@ -151,7 +151,7 @@ class GrpoStage(Stage):
             "reward": found.rewards.mean(),
             "spread": spread.mean(),
             "tokens_per_pass": rollouts.tokens_per_pass,
-            "repetition_rate": repetition_rate(rollouts.tokens, context[:, -1]),
+            "repetition_rate": repetition_rate(rollouts.tokens, self.layout.last_frame(context)),
         }
         return experience, logs | {f"reward_{n}": v.mean() for n, v in found.metrics.items()}
 
@@ -192,11 +192,12 @@ class GrpoStage(Stage):
         with self.sharpness.folded_into(self.model.transformer):
             tokens = self._futures(self.model.transformer, batch, context)
         found = self.judge.judge(tokens, frames, context)
+        truth = frames[:, self.layout.context_frames :]
         if not self.gold.started:
             start = self._futures(self.reference, batch, context)
             rewards = self.judge.judge(start, frames, context).rewards
-            self.gold.start(start, frames[:, context.shape[1] :], rewards[:, 0])
-        gold = self.gold.look(tokens, frames[:, context.shape[1] :], found.rewards[:, 0])
+            self.gold.start(start, context, truth, rewards[:, 0])
+        gold = self.gold.look(tokens, context, truth, found.rewards[:, 0])
         self.warning = gold.warning
         if gold.warning and self.config.stop_when_gold_falls:
             self.stop_reason = "gold metrics fall"
@@ -211,16 +212,17 @@ class GrpoStage(Stage):
         frames, context = self._seen(batch)
         with self.sharpness.folded_into(self.model.transformer):
             tokens = self._futures(self.model.transformer, batch, context)
-        predicted, frames, c = self.model.decode(tokens[:, 0]).cpu(), frames.cpu(), context.shape[1]
+        predicted, frames = self.model.decode(tokens[:, 0], context).cpu(), frames.cpu()
+        c = self.layout.context_frames
         return {
             f"heldout_{i}": strip(frames[i, :c], frames[i, c:], predicted[i])
             for i in range(len(batch))
         }
 
     def _seen(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
-        """Frames (B, T, 3, H, W) in [0, 1], and the tokens (B, c, N) of the context."""
+        """Frames (B, T, 3, H, W) in [0, 1], and the context (B, ...)."""
         frames = batch.float_frames().to(self.device)
-        return frames, self.model.tokens(frames[:, : self.model.setting.context_frames])
+        return frames, self.model.context(frames)
 
     def _futures(self, transformer: Transformer, batch: ClipBatch, context: Tensor) -> Tensor:
         """One future (B, 1, h, N) of each context, by the same random numbers every time."""

@@ -46,7 +46,6 @@ class Judge:
                 "reward or use credit = rollout."
             )
         self.scorer = Scorer(
-            model.decode,
             [name for name in self.weights if name != REPETITION_NAME],
             grid=model.tokenizer.config.grid if config.credit == "local" else None,
             memory_gb=config.max_scoring_gb,
@@ -54,13 +53,15 @@ class Judge:
 
     def judge(self, tokens: Tensor, frames: Tensor, context: Tensor) -> Judgement:
         """Of rollouts tokens (B, G, T, N); frames (B, c + T, 3, H, W) as they were, in [0, 1], and
-        the tokens (B, c, N) of the first c.
+        the context (B, ...) that the first c are.
         """
-        c, T = context.shape[1], tokens.shape[2]
+        c, T = self.model.layout.context_frames, tokens.shape[2]
         seen = frames[:, c - 1 : c + T]
+        last = self.model.layout.last_frame(context)
         if self.config.target == "reconstruction":
-            seen = self._reconstruction(seen)
-        metrics = self.scorer.score(tokens, seen[:, 1:], seen[:, 0])
+            seen = self._reconstruction(frames[:, : c + T], context)
+        rows, decode = self.model.rows(tokens, context)
+        metrics = self.scorer.score(rows, seen[:, 1:], seen[:, 0], decode=decode)
         over = self._frame_weights(T)
         if self.config.credit == "local":
             cells = mixed(metrics, self.weights)
@@ -73,19 +74,24 @@ class Judge:
                 advantages=advantages(local_rewards(cells).flatten(2), self.config.scale_rewards),
             )
         if REPETITION_NAME in self.weights:
-            metrics[REPETITION_NAME] = repeats(tokens, context[:, -1]).float()
+            metrics[REPETITION_NAME] = repeats(tokens, last).float()
         rewards = reward(metrics, self.weights, over)
         return Judgement(
             rewards=rewards, metrics=metrics, advantages=self._advantages(rewards, metrics, over)
         )
 
-    def _reconstruction(self, frames: Tensor) -> Tensor:
-        """frames (B, T, 3, H, W) as the tokenizer shows them, one context at a time.
+    def _reconstruction(self, frames: Tensor, context: Tensor) -> Tensor:
+        """Frames c-1, c, .. of (B, c + T, 3, H, W) as the tokenizer shows them, a clip at a time.
 
         The last context frame is among them, lest the tokenizer's errors count as motion.
         """
-        each = frames.split(1)
-        return torch.cat([self.model.decode(self.model.tokens(clip)) for clip in each])
+        shown = []
+        for clip, given in zip(frames.split(1), context.split(1), strict=True):
+            tokens = torch.cat(
+                [self.model.layout.last_frame(given)[:, None], self.model.encode(clip)[1]], 1
+            )
+            shown.append(self.model.decode(tokens, given))
+        return torch.cat(shown)
 
     def _frame_weights(self, T: int) -> Tensor | None:
         """Of T predicted frames; None for a plain mean, from which a dot product rounds apart."""

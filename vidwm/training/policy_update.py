@@ -25,7 +25,7 @@ from vidwm.world_model.world_model import WorldModel
 class Experience:
     """What one step sampled: contexts, rollouts and how good they were."""
 
-    context: Tensor  # (B, c, N) tokens
+    context: Tensor  # (B, ...), of the layout
     bins: Tensor  # (B, T, A)
     tokens: Tensor  # (B, G, h, N)
     sampled_logprobs: Tensor  # (B, G, h * N), as the sampler found them

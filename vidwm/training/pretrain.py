@@ -1,7 +1,7 @@
 """Stage 2, `vidwm pretrain`: maximum likelihood on tokens.
 
-Episodes are tokenised once, windows of context + horizon are drawn from the training episodes, and
-the transformer learns the next token of the predicted frames; context, actions and delimiters
+Windows of context + horizon are drawn from the training episodes (`token_windows`), and the
+transformer learns the next token of the predicted frames; context, actions and delimiters
 carry no loss. The held-out loss is measured on fixed windows of the held-out episodes.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,8 @@ from vidwm.data.cache import TokenClips, tokenise
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.datasets import open_dataset
 from vidwm.data.sampler import (
-    Window,
+    ClipSource,
+    action_chunks,
     check_frame_size,
     epoch_order,
     evenly_spread,
@@ -32,21 +34,25 @@ from vidwm.errors import UserError
 from vidwm.evaluation.strips import strip
 from vidwm.rollout.engine import generate
 from vidwm.rollout.sampling import Sampling
-from vidwm.tokenizer.frame import FrameTokenizer
+from vidwm.tokenizer.compressive import CompressiveTokenizer
+from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, Tokenizer, open_tokenizer
 from vidwm.training.loop import Stage, fit
 from vidwm.training.run_folder import open_run
 from vidwm.training.runtime import seed_everything
+from vidwm.training.token_windows import CachedWindows, Clips, EncodedWindows, TokenWindows
 from vidwm.training.updater import Updater
 from vidwm.world_model.action_embeddings import start_smoothly
 from vidwm.world_model.actions import ActionBins
+from vidwm.world_model.codec import CompressiveCodec
 from vidwm.world_model.copy_heads import start_copying
 from vidwm.world_model.llama_files import TransformerConfig
 from vidwm.world_model.transformer import Transformer
-from vidwm.world_model.world_model import Setting, WorldModel, layout_of
+from vidwm.world_model.world_model import Setting, WorldModel, codec_for
 
 HELDOUT_WINDOWS = 128
 SAMPLE_WINDOWS = 4
 MIN_POSITIONS = 1024
+SEED_STRIDE = 1_000_003
 
 
 class PretrainStage(Stage):
@@ -57,13 +63,11 @@ class PretrainStage(Stage):
     def __init__(
         self,
         model: WorldModel,
-        clips: TokenClips,
-        train: Sequence[Window],
-        heldout: Sequence[Window],
+        train: TokenWindows,
+        heldout: TokenWindows | None,
         config: PretrainConfig,
     ) -> None:
-        self.model, self.clips, self.config = model, clips, config
-        self.train, self.heldout = train, heldout
+        self.model, self.train, self.heldout, self.config = model, train, heldout, config
         self.fps = model.setting.model_fps
         self.eval_every = config.eval_every
         self.device = pick_device(config.device)
@@ -76,7 +80,7 @@ class PretrainStage(Stage):
     ) -> Mapping[str, float | Tensor]:
         config = self.config
         order = epoch_order(len(self.train), config.seed, step, config.batch_size)
-        ids = self.sequences([self.train[i] for i in order])
+        ids = self.sequences(self.train.batch(order, config.seed * SEED_STRIDE + step))
         updater = updaters["transformer"]
         total = torch.zeros((), device=self.device)
         for part in ids.split(config.micro_batch or len(ids)):
@@ -94,22 +98,16 @@ class PretrainStage(Stage):
         logits = self.model.transformer.head(hidden, slice(0, layout.codebook_size))
         return F.cross_entropy(logits.float().flatten(0, 1), ids[:, self.places + 1].flatten())
 
-    def sequences(self, windows: Sequence[Window]) -> Tensor:
-        """Token sequences (B, L) of windows."""
-        return self.model.layout.sequence(*self._clips(windows)).to(self.device)
-
-    def _clips(self, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T, N) and action bins (B, T, A) of windows."""
-        frames, skip = self.model.layout.num_frames, self.model.setting.frame_skip
-        pairs = [self.clips.clip(w.episode, w.start, frames, skip) for w in windows]
-        tokens, actions = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-        return tokens, self.model.actions.encode(actions)
+    def sequences(self, clips: Clips) -> Tensor:
+        """Token sequences (B, L)."""
+        bins = self.model.actions.encode(clips.actions)
+        return self.model.layout.sequence(clips.context, clips.tokens, bins).to(self.device)
 
     def evaluate(self) -> dict[str, float]:
         """Loss on fixed held-out windows, in nats per token."""
-        if not self.heldout:
+        if self.heldout is None:
             return {}
-        parts = self.sequences(self._spread(HELDOUT_WINDOWS)).split(32)
+        parts = self.sequences(_spread(self.heldout, HELDOUT_WINDOWS)).split(32)
         losses = torch.stack([self.loss(part) * len(part) for part in parts])
         return {"heldout_loss": float(losses.sum()) / sum(map(len, parts))}
 
@@ -118,65 +116,100 @@ class PretrainStage(Stage):
 
         All of them decoded from tokens, so what the tokenizer loses is in none of the differences.
         """
-        if not self.heldout:
+        if self.heldout is None:
             return {}
-        model, c = self.model, self.model.setting.context_frames
-        tokens, bins = self._clips(self._spread(SAMPLE_WINDOWS))
+        model, clips = self.model, _spread(self.heldout, SAMPLE_WINDOWS)
+        context = clips.context.to(self.device)
         rollouts = generate(
             model.transformer,
             model.layout,
-            tokens[:, :c],
-            bins,
+            context,
+            model.bins(clips.actions),
             group_size=1,
-            keys=torch.arange(len(tokens)),
+            keys=torch.arange(len(context)),
             sampling=Sampling(seed=self.config.seed),
         )
-        true = model.decode(tokens.to(self.device)).cpu()
-        predicted = model.decode(rollouts.tokens[:, 0]).cpu()
+        last = model.layout.last_frame(context)[:, None]
+        true = torch.cat([last, clips.tokens.to(self.device)], dim=1)
+        true = model.decode(true, context).cpu()
+        predicted = model.decode(rollouts.tokens[:, 0], context).cpu()
         return {
-            f"heldout_{i}": strip(true[i, :c], true[i, c:], predicted[i]) for i in range(len(true))
+            f"heldout_{i}": strip(true[i, :1], true[i, 1:], predicted[i]) for i in range(len(true))
         }
-
-    def _spread(self, count: int) -> list[Window]:
-        """Up to `count` held-out windows, evenly spread over all."""
-        return [self.heldout[i] for i in evenly_spread(len(self.heldout), count)]
 
     def export(self, directory: Path) -> None:
         self.model.save_pretrained(directory)
 
 
+def _spread(windows: TokenWindows, count: int) -> Clips:
+    """Up to `count` windows, evenly spread over all, the same every time."""
+    return windows.batch(evenly_spread(len(windows), count), draw=0)
+
+
 def pretrain(config: PretrainConfig) -> Path:
     """Run the stage; returns the folder of the trained world model."""
     run = open_run(config.output_dir, resume=config.resume)
+    device = pick_device(config.device)
     dataset = open_dataset(config.data, camera=config.camera, split=config.split)
-    tokenizer = FrameTokenizer.from_pretrained(config.tokenizer).to(pick_device(config.device))
-    size = (tokenizer.height, tokenizer.width)
-    check_frame_size(dataset, size, resize=config.resize)
-    clips = tokenise(
+    tokenizer = open_tokenizer(config.tokenizer).to(device)
+    check_frame_size(dataset, (tokenizer.height, tokenizer.width), resize=config.resize)
+    train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
+    seed_everything(config.seed)
+    model = new_world_model(config, dataset, tokenizer, train)
+    clips = None
+    if not isinstance(tokenizer, CompressiveTokenizer):
+        clips = tokenised(config, dataset, tokenizer)
+
+    def windows(episodes: Sequence[int]) -> TokenWindows:
+        if clips is None:
+            return encoded_windows(config, dataset, model, episodes, device)
+        span = model.layout.num_frames
+        found = windows_of(dataset.lengths, episodes, span, config.frame_skip)
+        return CachedWindows(clips, found, model.layout, config.frame_skip)
+
+    try:
+        watched = windows(heldout) if heldout else None
+    except UserError:  # none of them is long enough
+        watched = None
+    stage = PretrainStage(model, windows(train), watched, config)
+    return fit(stage, config, run).checkpoint / "model"
+
+
+def tokenised(
+    config: PretrainConfig, dataset: EpisodeDataset, tokenizer: FramewiseTokenizer
+) -> TokenClips:
+    """Tokens of all episodes, from the cache or into it."""
+    return tokenise(
         dataset,
         lambda frames: tokenizer.encode(frames.to(pick_device(config.device))),
-        size=size,
+        size=(tokenizer.height, tokenizer.width),
         fingerprint=fingerprint(config.tokenizer),
         directory=config.cache_dir or config.output_dir.parent / "tokens",
     )
-    train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
-    span = config.context_frames + config.horizon
-    windows = windows_of(dataset.lengths, train, span, config.frame_skip)
-    try:
-        heldout_windows = windows_of(dataset.lengths, heldout, span, config.frame_skip)
-    except UserError:
-        heldout_windows = []
-    seed_everything(config.seed)
-    model = new_world_model(config, dataset, tokenizer, clips, train)
-    stage = PretrainStage(model, clips, windows, heldout_windows, config)
-    return fit(stage, config, run).checkpoint / "model"
+
+
+def encoded_windows(
+    config: PretrainConfig,
+    dataset: EpisodeDataset,
+    model: WorldModel,
+    episodes: Sequence[int],
+    device: torch.device,
+) -> EncodedWindows:
+    """Windows whose tokens are made when they are read."""
+    source = ClipSource(
+        dataset,
+        clip_frames=model.layout.num_frames + config.context_gap,
+        frame_skip=config.frame_skip,
+        episodes=episodes,
+        size=model.size,
+    )
+    return EncodedWindows(source, cast(CompressiveCodec, model.codec), device)
 
 
 def new_world_model(
     config: PretrainConfig,
     dataset: EpisodeDataset,
-    tokenizer: FrameTokenizer,
-    clips: TokenClips,
+    tokenizer: Tokenizer,
     train: Sequence[int],
 ) -> WorldModel:
     """An untrained model whose action ranges are those of the training episodes."""
@@ -190,9 +223,9 @@ def new_world_model(
         split_seed=config.split_seed,
         shared_action_ids=config.shared_action_ids,
     )
-    rows = clips.action_chunks(train, config.frame_skip)
+    rows = action_chunks((dataset.episode(i).actions for i in train), config.frame_skip)
     actions = ActionBins.fit(rows, method=config.action_ranges, bins=config.action_bins)
-    layout = layout_of(tokenizer, actions, setting)
+    layout = codec_for(tokenizer, actions, setting).layout
     transformer = Transformer(
         TransformerConfig(
             vocab_size=layout.vocab_size,
@@ -214,8 +247,8 @@ def new_world_model(
 def fingerprint(directory: Path) -> str:
     """Hash of a tokenizer's files."""
     digest = hashlib.sha256()
-    for name in ("config.json", "model.safetensors"):
-        digest.update((directory / name).read_bytes())
+    for path in [directory / "config.json", *sorted(directory.glob("*.safetensors"))]:
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -28,7 +28,7 @@ def smooth_rows(count: int, width: int, std: float) -> Tensor:
 @torch.no_grad()
 def start_smoothly(embedding: Tensor, layout: Layout) -> None:
     """Overwrite the action rows of an embedding table (V, D) in place, keeping their scale."""
-    first, bins = layout.codebook_size, layout.action_bins
+    first, bins = layout.first_action_id, layout.action_bins
     for start in range(first, first + layout.num_action_ids, bins):
         rows = embedding[start : start + bins]
         rows.copy_(smooth_rows(bins, rows.shape[1], float(rows.std())))

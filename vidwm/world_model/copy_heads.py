@@ -12,9 +12,9 @@ Before rotation q and k are constant: they read one direction `u` that every emb
 of, and rotary positions turn them into a peak. The copied token leaves through other directions
 (`outward`) than it came in by (`inward`), lest the head take the present token for the copy. Two
 heads, because bos makes the way back one longer for the first predicted frame; at first they are
-equally loud, so the copied token and a neighbour of it tie, which training soon settles. With a
-horizon of 1, or with a single attention head, there is one. Nothing is frozen: this is where
-training starts, ours alone and not part of RLVR-World.
+equally loud, so the copied token and a neighbour of it tie, which training soon settles. Where all
+frames are equally far (a horizon of 1, no bos), or with a single attention head, there is one.
+Nothing is frozen: this is where training starts, ours alone and not part of RLVR-World.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ def start_copying(transformer: Transformer, layout: Layout) -> None:
     inward, outward = _directions(head_dim, u), _directions(head_dim, u)
     loudness = LOUDNESS * std * math.sqrt(width / (head_dim * (1 - COMMON_SHARE)))
     # With room for one head only: the distance that most predicted frames need.
-    distances = [layout.block] if layout.horizon == 1 else [layout.block - 1, layout.block]
-    for head, distance in enumerate(distances[: config.num_attention_heads]):
+    for head, distance in enumerate(layout.copy_distances[: config.num_attention_heads]):
         angle = frequencies * distance
         query = torch.cat([weight * angle.cos(), -weight * angle.sin()])
         rows = slice(head * head_dim, (head + 1) * head_dim)

@@ -1,4 +1,4 @@
-"""Frames and actions to ONE token sequence and back: every offset of the project lives here.
+"""Frames and actions to ONE token sequence: every offset of the project lives here.
 
     ids       0 .. K-1 visual | K .. K+M-1 action | bos | eos
 
@@ -11,12 +11,15 @@ T = c + h frames: c context frames and h predicted ones; a(t) leads from frame t
 a(T-1) is not read. For h = 1 this is the single-step sequence of RLVR-World (arXiv 2505.13934).
 Its labels also cover bos and eos; ours do not, because both are forced, never sampled.
 Actions are given, so they carry no loss either.
+The context is one tensor, (B, c, N) here; what is in it, only its layout knows, for other layouts
+(`compressive_layout`) write it otherwise.
 RLVR-World's action dimensions share one set of bins as ids (M = bins), so that a transformer has to
 count positions to tell them apart. By default every dimension has ids of its own (M = A * bins).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -45,9 +48,14 @@ class Layout:
                 raise UserError(f"{name} must be at least 1, got {value}.")
 
     @property
+    def first_action_id(self) -> int:
+        """Id of the first dimension's bin 0."""
+        return self.codebook_size
+
+    @property
     def bos(self) -> int:
         """Id between the context and the first predicted frame."""
-        return self.codebook_size + self.num_action_ids
+        return self.first_action_id + self.num_action_ids
 
     @property
     def num_action_ids(self) -> int:
@@ -61,8 +69,8 @@ class Layout:
 
     @property
     def vocab_size(self) -> int:
-        """V = K + M + 2."""
-        return self.codebook_size + self.num_action_ids + 2
+        """V: all ids, from visual ones to eos."""
+        return self.eos + 1
 
     @property
     def num_frames(self) -> int:
@@ -73,6 +81,11 @@ class Layout:
     def block(self) -> int:
         """Tokens of one frame with its action: N + A."""
         return self.tokens_per_frame + self.action_dims
+
+    @property
+    def context_shape(self) -> tuple[int, ...]:
+        """Of the tokens of one context."""
+        return self.context_frames, self.tokens_per_frame
 
     @property
     def prompt_length(self) -> int:
@@ -103,14 +116,38 @@ class Layout:
 
     def action_ids(self, bins: Tensor) -> Tensor:
         """Token ids of action bins (..., A)."""
-        _check_range(bins, self.action_bins, "action bins")
+        check_range(bins, self.action_bins, "action bins")
         return bins + self._first_action_ids(bins.device)
 
-    def prompt(self, tokens: Tensor, bins: Tensor) -> Tensor:
+    @property
+    def copy_distances(self) -> tuple[int, ...]:
+        """How far before a predicted token's predecessor the same place of the frame before stands.
+
+        The commonest first: bos makes the way one longer for the first predicted frame.
+        """
+        return (self.block,) if self.horizon == 1 else (self.block - 1, self.block)
+
+    def last_frame(self, context: Tensor) -> Tensor:
+        """Tokens (B, N) of the frame before the first predicted one."""
+        return context[:, -1]
+
+    def stillness(self, context: Tensor) -> Tensor:
+        """Share of tokens (B,) that its last two frames have in common; 1 where there is one."""
+        return (context[:, -1] == context[:, -2:][:, 0]).float().mean(dim=1)
+
+    def advanced(self, context: Tensor, tokens: Tensor) -> Tensor:
+        """The context of what follows predicted frames (B, T, N)."""
+        return torch.cat([context, tokens], dim=1)[:, -self.context_frames :]
+
+    def of_context(self, context: Tensor) -> Layout:
+        """The same for contexts like this one (...), of as many frames as it has."""
+        return dataclasses.replace(self, context_frames=len(context))
+
+    def prompt(self, context: Tensor, bins: Tensor) -> Tensor:
         """Context tokens (B, c, N) and bins (B, >= c, A) -> ids (B, P), the last one bos."""
         c = self.context_frames
-        self._check(tokens, c, bins, c)
-        blocks = torch.cat([tokens, self.action_ids(bins[:, :c])], dim=-1).flatten(1)
+        self._check(context, c, bins, c)
+        blocks = torch.cat([context, self.action_ids(bins[:, :c])], dim=-1).flatten(1)
         return torch.cat([blocks, blocks.new_full((len(blocks), 1), self.bos)], dim=1)
 
     def future(self, tokens: Tensor, bins: Tensor) -> Tensor:
@@ -121,11 +158,9 @@ class Layout:
         blocks = torch.cat([tokens[:, :-1], actions], dim=-1).flatten(1)
         return torch.cat([blocks, tokens[:, -1]], dim=1)
 
-    def sequence(self, tokens: Tensor, bins: Tensor) -> Tensor:
-        """All T frames: tokens (B, T, N) and bins (B, >= T-1, A) -> ids (B, L) int64."""
-        c = self.context_frames
-        self._check(tokens, self.num_frames, bins, self.num_frames - 1)
-        prompt, future = self.prompt(tokens[:, :c], bins), self.future(tokens[:, c:], bins)
+    def sequence(self, context: Tensor, tokens: Tensor, bins: Tensor) -> Tensor:
+        """Context, predicted tokens (B, h, N) and bins (B, >= T-1, A) -> ids (B, L) int64."""
+        prompt, future = self.prompt(context, bins), self.future(tokens, bins)
         return torch.cat([prompt, future, future.new_full((len(future), 1), self.eos)], dim=1)
 
     def labels(self, input_ids: Tensor) -> Tensor:
@@ -135,25 +170,10 @@ class Layout:
         labels[:, places] = input_ids[:, places]
         return labels
 
-    def split(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Inverse of `sequence`: ids (B, L) -> tokens (B, T, N), bins (B, T-1, A)."""
-        if input_ids.ndim != 2 or input_ids.shape[1] != self.sequence_length:
-            raise ValueError(
-                f"ids must be (B, {self.sequence_length}), got {tuple(input_ids.shape)}"
-            )
-        # Without bos, and with A fillers for the action that follows the last frame, the
-        # sequence is T equal blocks.
-        P, A = self.prompt_length, self.action_dims
-        filler = input_ids.new_zeros(len(input_ids), A)
-        flat = torch.cat([input_ids[:, : P - 1], input_ids[:, P:-1], filler], dim=1)
-        blocks = flat.unflatten(1, (self.num_frames, self.block))
-        tokens, actions = blocks.split([self.tokens_per_frame, A], dim=-1)
-        return tokens, actions[:, :-1] - self._first_action_ids(input_ids.device)
-
     def _first_action_ids(self, device: torch.device) -> Tensor:
         """Id of bin 0 of each dimension, (A,)."""
         stride = 0 if self.shared_action_ids else self.action_bins
-        return self.codebook_size + stride * torch.arange(self.action_dims, device=device)
+        return self.first_action_id + stride * torch.arange(self.action_dims, device=device)
 
     def _check(self, tokens: Tensor, frames: int, bins: Tensor, actions: int) -> None:
         expected = (frames, self.tokens_per_frame)
@@ -166,10 +186,10 @@ class Layout:
             raise ValueError(
                 f"action bins must be ({rows[0]}, >= {actions}, {rows[1]}), got {tuple(bins.shape)}"
             )
-        _check_range(tokens, self.codebook_size, "tokens")
+        check_range(tokens, self.codebook_size, "tokens")
 
 
-def _check_range(values: Tensor, limit: int, what: str) -> None:
+def check_range(values: Tensor, limit: int, what: str) -> None:
     if values.numel() and (values.min() < 0 or values.max() >= limit):
         raise UserError(
             f"The {what} must lie in 0..{limit - 1}, got {int(values.min())}..{int(values.max())}; "

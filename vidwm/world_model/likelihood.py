@@ -18,7 +18,7 @@ def sequence_logprobs(
     transformer: Transformer,
     layout: Layout,
     tokens: Tensor,
-    prompt_tokens: Tensor,
+    context: Tensor,
     bins: Tensor,
     *,
     temperature: float | Tensor = 1.0,
@@ -26,7 +26,7 @@ def sequence_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every predicted token given all before it, and the entropy there.
 
-    tokens (B, G, h, N), prompt_tokens (B, c, N), bins (B, >= T-1, A) -> logprobs, entropy (both
+    tokens (B, G, h, N), context (B, ...), bins (B, >= T-1, A) -> logprobs, entropy (both
     (B, G, h, N) float32, nats). Only logprobs carry a gradient. Temperature 0 counts as 1, as in
     the sampler; as a tensor () it can be learned. `micro_batch` contexts are computed at a time
     (None = all), which bounds memory only without gradients; with them, call this on parts and run
@@ -39,7 +39,7 @@ def sequence_logprobs(
     for start in range(0, len(tokens), size):
         part = slice(start, start + size)
         values = _group_logprobs(
-            transformer, layout, tokens[part], prompt_tokens[part], bins[part], temperature
+            transformer, layout, tokens[part], context[part], bins[part], temperature
         )
         logprobs.append(values[0])
         entropy.append(values[1])
@@ -50,16 +50,16 @@ def _group_logprobs(
     transformer: Transformer,
     layout: Layout,
     tokens: Tensor,
-    prompt_tokens: Tensor,
+    context: Tensor,
     bins: Tensor,
     temperature: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
     B, G = tokens.shape[:2]
     future = layout.future(tokens.flatten(0, 1), bins.repeat_interleave(G, dim=0))
-    context, prefix = transformer.prefill(layout.prompt(prompt_tokens, bins))
+    before, prefix = transformer.prefill(layout.prompt(context, bins))
     # The last token of the sequence predicts nothing that counts, so it is not fed.
     hidden = transformer.continue_group(future[:, :-1].unflatten(0, (B, G)), prefix)
-    hidden = torch.cat([context[:, None, -1:].expand(-1, G, -1, -1), hidden], dim=2)
+    hidden = torch.cat([before[:, None, -1:].expand(-1, G, -1, -1), hidden], dim=2)
     places = (layout.logit_positions() - (layout.prompt_length - 1)).to(hidden.device)
     logits = transformer.head(hidden[:, :, places], slice(0, layout.codebook_size))
     logprobs = (logits.float() / temperature).log_softmax(dim=-1)

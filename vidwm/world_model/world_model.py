@@ -23,6 +23,7 @@ from vidwm.errors import UserError
 from vidwm.files import read_json, write_json
 from vidwm.tokenizer.open_tokenizer import Tokenizer, open_tokenizer
 from vidwm.world_model.actions import ActionBins
+from vidwm.world_model.codec import Codec, DecodeRows, codec_of
 from vidwm.world_model.layout import Layout
 from vidwm.world_model.transformer import Transformer
 
@@ -66,7 +67,7 @@ class WorldModel(nn.Module):
         self.transformer = transformer
         self.actions = actions
         self.setting = setting
-        self.layout = layout_of(tokenizer, actions, setting)
+        self.codec = codec_for(tokenizer, actions, setting)
         if transformer.config.vocab_size != self.layout.vocab_size:
             raise UserError(
                 f"The transformer has {transformer.config.vocab_size} ids, tokenizer and actions "
@@ -82,19 +83,35 @@ class WorldModel(nn.Module):
     def device(self) -> torch.device:
         return self.transformer.lm_head.weight.device
 
+    @property
+    def layout(self) -> Layout:
+        return self.codec.layout
+
     @torch.no_grad()
-    def tokens(self, frames: Tensor) -> Tensor:
-        """frames (B, T, 3, H, W) in [0, 1] -> tokens (B, T, N) int64."""
-        return self.tokenizer.encode(frames.to(self.device))
+    def encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """frames (B, T, 3, H, W) in [0, 1] -> context (B, ...) of the first c, tokens (B, T-c, N).
+
+        c = context_frames; what a context is made of is the layout's business.
+        """
+        return self.codec.encode(frames.to(self.device))
+
+    def context(self, frames: Tensor) -> Tensor:
+        """The context (B, ...) that the first c of frames (B, T, 3, H, W) are."""
+        return self.encode(frames[:, : self.setting.context_frames])[0]
 
     def bins(self, actions: Tensor) -> Tensor:
         """actions (B, T, A) in the unit of the data -> bins (B, T, A) int64."""
         return self.actions.encode(actions).to(self.device)
 
     @torch.no_grad()
-    def decode(self, tokens: Tensor) -> Tensor:
-        """tokens (..., N) -> frames (..., 3, H, W) in [0, 1]."""
-        return self.tokenizer.decode(tokens)
+    def decode(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """tokens (B, ..., N) after contexts (B, ...) -> frames (B, ..., 3, H, W) in [0, 1]."""
+        return self.codec.decode(tokens, context)
+
+    @torch.no_grad()
+    def rows(self, tokens: Tensor, context: Tensor) -> tuple[Tensor, DecodeRows]:
+        """tokens (B, ..., N) -> rows (B, ..., R), and what decodes any of them, for a `Scorer`."""
+        return self.codec.rows(tokens, context)
 
     def save_pretrained(
         self, directory: str | Path, *, card: str = "", dtype: torch.dtype = torch.float32
@@ -108,7 +125,7 @@ class WorldModel(nn.Module):
             directory / "world_model.json",
             {
                 "format_version": FORMAT_VERSION,
-                "kind": "single_step",
+                "kind": self.codec.kind,
                 **dataclasses.asdict(self.setting),
                 "height": height,
                 "width": width,
@@ -137,29 +154,33 @@ class WorldModel(nn.Module):
         path = directory / "world_model.json"
         values = read_json(path)
         version = values.get("format_version")
-        if version != FORMAT_VERSION or values.get("kind") != "single_step":
+        if version != FORMAT_VERSION:
             raise UserError(
-                f"{path} is of version {version}, kind {values.get('kind')!r}; this vidwm opens "
-                f"version {FORMAT_VERSION}, kind 'single_step'."
+                f"{path} is of version {version}; this vidwm opens version {FORMAT_VERSION}."
             )
         names = [field.name for field in dataclasses.fields(Setting)]
         if missing := [n for n in [*names, "action_ranges"] if n not in values]:
             raise UserError(f"{path} lacks {', '.join(missing)}; restore the file.")
         setting = {name: values[name] for name in names}
         setting["action_names"] = tuple(setting["action_names"])
-        return cls(
+        model = cls(
             open_tokenizer(directory / "tokenizer"),
             Transformer.from_pretrained(directory / "transformer"),
             ActionBins.from_json(values["action_ranges"]),
             Setting(**setting),
-        ).eval()
+        )
+        if values.get("kind") != model.codec.kind:
+            raise UserError(
+                f"{path} is of kind {values.get('kind')!r}, but its tokenizer makes a world model "
+                f"of kind {model.codec.kind!r}; they belong to different models."
+            )
+        return model.eval()
 
 
-def layout_of(tokenizer: Tokenizer, actions: ActionBins, setting: Setting) -> Layout:
-    """The sequence layout that follows from the parts."""
-    return Layout(
-        tokens_per_frame=tokenizer.tokens_per_frame,
-        codebook_size=tokenizer.codebook_size,
+def codec_for(tokenizer: Tokenizer, actions: ActionBins, setting: Setting) -> Codec:
+    """Codec and sequence layout that follow from the parts."""
+    return codec_of(
+        tokenizer,
         action_dims=actions.action_dims,
         action_bins=actions.bins,
         context_frames=setting.context_frames,
