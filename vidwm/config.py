@@ -108,6 +108,16 @@ class TokenizerConfig(NewModelOptions, TrainOptions):
     learning_rate: float = option(3e-4, "peak learning rate of AdamW", above=0)
     height: int = option(0, "frame height in pixels (0: as recorded)", at_least=0)
     width: int = option(0, "frame width in pixels (0: as recorded)", at_least=0)
+    kind: Literal["frame", "compressive"] = option(
+        "frame", "compressive: a context frame in full, later frames as few tokens given it"
+    )
+    later_frames: int = option(3, "compressive: frames per clip beside the context", at_least=1)
+    clip_frames: int = option(16, "compressive: how long a clip they are drawn from", at_least=2)
+    context_levels: tuple[int, ...] = option(
+        (7, 5, 5, 5, 5), "compressive: fsq levels of context frames", at_least=2
+    )
+    latent_dim: int = option(64, "compressive: channels of a latent", at_least=1)
+    norm_groups: int = option(8, "compressive: groups of a GroupNorm", at_least=1)
     quantizer: Literal["fsq", "vq"] = option("fsq", "fsq: a fixed grid; vq: a learned codebook")
     fsq_levels: tuple[int, ...] = option((8, 5, 5, 5), "levels per channel of fsq", at_least=2)
     codebook_size: int = option(1024, "codes of vq", at_least=2)
@@ -125,7 +135,9 @@ class TokenizerConfig(NewModelOptions, TrainOptions):
 
     @property
     def patch(self) -> int:
-        """Pixels per side that the first layer folds away; every further level halves the grid."""
+        """Of a token's side, what the levels do not halve: the first layer folds so many pixels
+        away, or a compressive tokenizer gathers so many latents.
+        """
         return self.downsample // (1 << (len(self.widths) - 1))
 
     def conflicts(self) -> list[str]:
@@ -134,11 +146,19 @@ class TokenizerConfig(NewModelOptions, TrainOptions):
                 f"downsample must be a power of two and at least {2 ** (len(self.widths) - 1)} "
                 f"for {len(self.widths)} widths, got {self.downsample}."
             ]
-        return [
+        problems = [
             f"{name} must be a multiple of downsample = {self.downsample}, got {size}."
             for name, size in (("height", self.height), ("width", self.width))
             if size % self.downsample
         ]
+        if self.kind == "compressive" and self.quantizer != "fsq":
+            problems.append("kind = compressive has quantizer = fsq only.")
+        if self.kind == "compressive" and self.later_frames >= self.clip_frames:
+            problems.append(
+                f"later_frames must be below clip_frames = {self.clip_frames}, the first of which "
+                f"is the context, got {self.later_frames}."
+            )
+        return problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,10 +267,10 @@ class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(Options):
-    """A released RLVR-World model, single-step, as a world model."""
+    """A released RLVR-World model, single- or multi-step, as a world model."""
 
     transformer: str = required("Hub repository or folder, such as thuml/rt1-world-model-...")
-    tokenizer: str = option("thuml/rt1-frame-tokenizer", "Hub repository or folder")
+    tokenizer: str | None = option(None, "Hub repository or folder (none: RT-1's of that kind)")
     output_dir: Path = required("folder of the world model; must not exist")
     height: int = option(256, "of its frames, in pixels", at_least=16)
     width: int = option(320, "of its frames, in pixels", at_least=16)

@@ -1,7 +1,8 @@
 """Released checkpoints of RLVR-World, from the Hugging Face Hub or a folder, as a world model.
 
 A released model is two directories, a tokenizer and a transformer, without frame rate or action
-ranges; those of RT-1, which all single-step releases were trained on, are `world_model/presets.py`.
+ranges; those of RT-1, which all releases were trained on, are `world_model/presets.py`. Single-step
+models come with a per-frame tokenizer, multi-step models with a compressive one.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from pathlib import Path
 
 from vidwm.config import ImportConfig
 from vidwm.errors import UserError
-from vidwm.tokenizer.vqgan_frame import VQGANTokenizer
-from vidwm.world_model.presets import RT1, RT1_FPS, rt1_bins
+from vidwm.tokenizer.compressive import CompressiveTokenizer
+from vidwm.tokenizer.open_tokenizer import open_released
+from vidwm.world_model.llama_files import read_config
+from vidwm.world_model.presets import RT1, RT1_FPS, RT1_MULTI_STEP_IDS, rt1_bins
 from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import Setting, WorldModel
 
@@ -22,8 +25,8 @@ tags: [robotics, world-model, video-prediction]
 # World model
 
 Imported from transformer `{transformer}` and tokenizer `{tokenizer}`
-(RLVR-World, arXiv 2505.13934). Predicts 1 frame of {height}x{width} at 3 frames a second from 4
-frames and RT-1's 13 action dimensions.
+(RLVR-World, arXiv 2505.13934). Predicts {horizon} frames of {height}x{width} at 3 frames a second,
+given {context_frames}, and RT-1's 13 action dimensions.
 Open it with `vidwm.WorldModel.from_pretrained(directory)`.
 """
 
@@ -32,11 +35,14 @@ def import_released(config: ImportConfig) -> Path:
     """Write the world model directory `config.output_dir`; UserError says what does not fit."""
     if config.output_dir.exists():
         raise UserError(f"{config.output_dir} exists already: name another --output_dir.")
-    folders = {name: located(getattr(config, name)) for name in ("tokenizer", "transformer")}
-    tokenizer = VQGANTokenizer.from_released(folders["tokenizer"], config.height, config.width)
+    transformer = located(config.transformer)
+    kind = "compressive" if read_config(transformer).vocab_size == RT1_MULTI_STEP_IDS else "frame"
+    named = config.tokenizer or f"thuml/rt1-{kind}-tokenizer"
+    tokenizer = open_released(located(named), config.height, config.width)
+    compressive = isinstance(tokenizer, CompressiveTokenizer)
     setting = Setting(
-        context_frames=4,
-        horizon=1,
+        context_frames=1 if compressive else 4,
+        horizon=7 if compressive else 1,
         frame_skip=1,
         fps=RT1_FPS,
         action_names=tuple(RT1),
@@ -44,15 +50,16 @@ def import_released(config: ImportConfig) -> Path:
         split_seed=0,
         shared_action_ids=True,
     )
-    transformer = Transformer.from_pretrained(folders["transformer"])
-    model = WorldModel(tokenizer, transformer, rt1_bins(), setting)
+    model = WorldModel(tokenizer, Transformer.from_pretrained(transformer), rt1_bins(), setting)
     model.save_pretrained(
         config.output_dir,
         card=CARD.format(
             transformer=config.transformer,
-            tokenizer=config.tokenizer,
+            tokenizer=named,
             height=config.height,
             width=config.width,
+            context_frames=setting.context_frames,
+            horizon=setting.horizon,
         ),
     )
     return config.output_dir

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from vidwm.errors import UserError
 from vidwm.files import save_weights
-from vidwm.tokenizer.compressive import CompressiveConfig, CompressiveTokenizer
+from vidwm.tokenizer.compressive import CompressiveTokenizer
+from vidwm.tokenizer.compressive_config import CompressiveConfig
 from vidwm.tokenizer.vqgan_frame import WEIGHTS
 
 # Latents of 8 x 16, which attend at the two coarse levels as the released one does.

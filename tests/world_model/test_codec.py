@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidwm.tokenizer.compressive import CompressiveConfig, CompressiveTokenizer
+from vidwm.tokenizer.compressive import CompressiveTokenizer
+from vidwm.tokenizer.compressive_config import CompressiveConfig
 from vidwm.tokenizer.frame import FrameTokenizer, FrameTokenizerConfig
 from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.world_model.codec import Codec, CompressiveCodec, codec_of

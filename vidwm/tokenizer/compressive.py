@@ -13,7 +13,6 @@ CompressiveVQModelFSQ; directories are those of the package `diffusers`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,93 +22,18 @@ from torch import Tensor, nn
 
 from vidwm.errors import UserError
 from vidwm.files import load_tensors, load_weights_from, read_json, save_weights, write_json
+from vidwm.tokenizer.compressive_config import RELEASED_SIZE, CompressiveConfig
 from vidwm.tokenizer.conditioning import CrossAttention, resized_positions
 from vidwm.tokenizer.fsq import FSQ
 from vidwm.tokenizer.vqgan import VQGANDecoder, VQGANEncoder
 from vidwm.tokenizer.vqgan_frame import (
     WEIGHTS,
-    levels_of,
     released_fields,
     saved_size,
     spelled,
 )
 
 CLASS_NAME = "CompressiveVQModelFSQ"
-# Released positions are those of 256 x 320 frames.
-RELEASED_SIZE = (256, 320)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompressiveConfig:
-    """Shape of the networks; sizes in pixels. The defaults are the released RT-1 tokenizer's.
-
-    patch: latents per side of a later frame's token; attention_height: maps of at most so many rows
-    look at the context.
-    """
-
-    height: int = 256
-    width: int = 320
-    widths: tuple[int, ...] = (128, 256, 256, 512)
-    blocks: int = 2
-    groups: int = 32
-    latent: int = 64
-    context_levels: tuple[int, ...] = (7, 5, 5, 5, 5)
-    fsq_levels: tuple[int, ...] = (7, 5, 5, 5, 5)
-    patch: int = 4
-    attention_height: int = 32
-
-    def __post_init__(self) -> None:
-        cell = self.downsample * self.patch
-        if self.height % cell or self.width % cell:
-            raise UserError(
-                f"A frame of {self.height}x{self.width} cannot be cut into cells of {cell}x{cell} "
-                f"pixels; give another height and width."
-            )
-
-    @property
-    def downsample(self) -> int:
-        """Pixels per side of one latent, which is a context token's cell."""
-        return 2 ** (len(self.widths) - 1)
-
-    @property
-    def latents(self) -> tuple[int, int]:
-        """(h, w) of the latents, and of a context frame's tokens."""
-        return self.height // self.downsample, self.width // self.downsample
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(h, w) of a later frame's tokens."""
-        return self.latents[0] // self.patch, self.latents[1] // self.patch
-
-    def level_size(self, level: int, height: int, width: int) -> tuple[int, int]:
-        """(h, w) of what an encoder's level gives, for frames of that size."""
-        halved = 2 ** min(level + 1, len(self.widths) - 1)
-        return height // halved, width // halved
-
-    @property
-    def attending(self) -> list[int]:
-        """Levels of the encoder at whose end a later frame looks at the context."""
-        return [
-            level
-            for level in range(len(self.widths))
-            if self.level_size(level, *RELEASED_SIZE)[0] <= self.attention_height
-        ]
-
-    @classmethod
-    def of_released(cls, values: dict[str, Any], height: int, width: int) -> CompressiveConfig:
-        """From the `config.json` of a released tokenizer; KeyError when a field is missing."""
-        return cls(
-            height=height,
-            width=width,
-            widths=tuple(values["block_out_channels"]),
-            blocks=values["layers_per_block"],
-            groups=values["norm_num_groups"],
-            latent=values["latent_channels"],
-            context_levels=levels_of(values["vq_fsq_levels"]),
-            fsq_levels=levels_of(values["dyn_fsq_levels"]),
-            patch=values.get("patch_size", 4),
-            attention_height=values["max_att_resolution"],
-        )
 
 
 class ConditionedEncoder(VQGANEncoder):
@@ -179,26 +103,56 @@ class CompressiveTokenizer(nn.Module):
         self.tokens_per_frame = config.grid[0] * config.grid[1]
         self.to(memory_format=torch.channels_last)
 
+    def start_in_place(self) -> None:
+        """Before training: let every place of a later frame look at the same in the context."""
+        for module in self.modules():
+            if isinstance(module, CrossAttention):
+                module.start_in_place()
+
+    def forward(
+        self, frames: Tensor, context_frames: int = 1
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """frames (B, T, 3, H, W) in [0, 1] -> of the first c, and of the others: frames
+        (M, 3, H, W), unclamped, and tokens (M, N), differentiable through FSQ.
+        """
+        (codes, context), (later_codes, later) = self._quantised(frames, context_frames)
+        maps = self._context_maps(codes).unflatten(0, (len(frames), context_frames))
+        whole = self.decode_context(maps).flatten(0, 1)
+        return (whole, context.flatten(1)), (self._later(later_codes, maps), later.flatten(1))
+
     def encode(self, frames: Tensor, context_frames: int = 1) -> tuple[Tensor, Tensor]:
         """frames (B, T, 3, H, W) in [0, 1] -> tokens of the first c (B, c, Nc) and of the others
         (B, T - c, Nd), int64, each counted from 0.
         """
-        B, c = len(frames), context_frames
+        (_, context), (_, later) = self._quantised(frames, context_frames)
+        B = len(frames)
+        return (
+            context.view(B, context_frames, -1),
+            later.reshape(B, frames.shape[1] - context_frames, -1),
+        )
+
+    def _quantised(
+        self, frames: Tensor, c: int
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Codes (M, code_dim, h, w) and tokens (M, h, w) of context frames, and of the others."""
+        B = len(frames)
         levels = self.encoder.levels(_last(frames[:, :c].flatten(0, 1)))
         latents = self.quant_conv(self.encoder.finish(levels[-1]))
-        _, context, _ = self.context_quantizer(latents)
+        context = self.context_quantizer(latents)
         seen = [levels[i].unflatten(0, (B, c)) for i in self.config.attending]
         latents = self.cond_encoder(_last(frames[:, c:].flatten(0, 1)), seen)
         p = self.config.patch
         patches = rearrange(latents, "m c (h p) (w q) -> m h w (p q c)", p=p, q=p)
-        _, later, _ = self.quantizer(self.quant_linear(patches).movedim(-1, 1))
-        return context.view(B, c, -1), later.reshape(B, -1, self.tokens_per_frame)
+        later = self.quantizer(self.quant_linear(patches).movedim(-1, 1))
+        return context[:2], later[:2]
 
     def context_maps(self, context: Tensor) -> Tensor:
         """Tokens (B, c, Nc) -> the maps (B, c, C, h, w) that decoding of later frames looks at."""
         codes = self.context_quantizer.codes(context.reshape(-1, *self.config.latents))
-        maps = self.decoder.middle(self.post_quant_conv(_last(codes)))
-        return maps.unflatten(0, context.shape[:2])
+        return self._context_maps(codes).unflatten(0, context.shape[:2])
+
+    def _context_maps(self, codes: Tensor) -> Tensor:
+        return self.decoder.middle(self.post_quant_conv(_last(codes)))
 
     def decode_context(self, maps: Tensor) -> Tensor:
         """`context_maps` -> frames (B, c, 3, H, W), unclamped."""
@@ -206,12 +160,14 @@ class CompressiveTokenizer(nn.Module):
 
     def decode_later(self, tokens: Tensor, maps: Tensor) -> Tensor:
         """Tokens (B, F, Nd) given `context_maps` -> frames (B, F, 3, H, W), unclamped."""
-        codes = self.quantizer.codes(tokens.reshape(-1, *self.config.grid)).movedim(1, -1)
-        p = self.config.patch
-        latents = rearrange(
-            self.post_quant_linear(codes), "m h w (p q c) -> m c (h p) (w q)", p=p, q=p
-        )
-        return self.cond_decoder(_last(latents), maps).unflatten(0, tokens.shape[:2])
+        codes = self.quantizer.codes(tokens.reshape(-1, *self.config.grid))
+        return self._later(codes, maps).unflatten(0, tokens.shape[:2])
+
+    def _later(self, codes: Tensor, maps: Tensor) -> Tensor:
+        """Codes (B * F, code_dim, h, w) given maps (B, ...) -> frames (B * F, 3, H, W)."""
+        patches, p = self.post_quant_linear(codes.movedim(1, -1)), self.config.patch
+        latents = rearrange(patches, "m h w (p q c) -> m c (h p) (w q)", p=p, q=p)
+        return self.cond_decoder(_last(latents), maps)
 
     def decode(self, context: Tensor, later: Tensor) -> Tensor:
         """Tokens (B, c, Nc) and (B, F, Nd) -> frames (B, c + F, 3, H, W) float32 in [0, 1]."""

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 HEADS = 4
 GROUPS = 32
 EPS = 1e-6
+# Of new positions: in 24 dimensions per head the own place then leads by some 11 nats.
+START_POSITION = 1.5
 
 
 class CrossAttention(nn.Module):
@@ -30,6 +32,18 @@ class CrossAttention(nn.Module):
         self.q_pos_emb, self.kv_pos_emb = (
             nn.Parameter(torch.zeros(places, width)) for _ in range(2)
         )
+
+    @torch.no_grad()
+    def start_in_place(self) -> None:
+        """Give every place a position of its own, and let it look where the same position is.
+
+        The released models began with all positions 0, and had to find that out.
+        """
+        width = self.q_pos_emb.shape[1]
+        self.q_pos_emb.normal_(std=START_POSITION)
+        self.kv_pos_emb.copy_(self.q_pos_emb)
+        turn = torch.linalg.qr(torch.randn(width, width))[0]
+        self.att.in_proj_weight[: 2 * width] = torch.cat([turn, turn])
 
     def forward(self, z: Tensor, context: Tensor) -> Tensor:
         B = len(context)

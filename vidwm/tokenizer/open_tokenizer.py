@@ -23,3 +23,12 @@ def open_tokenizer(directory: Path) -> Tokenizer:
     if name == compressive.CLASS_NAME:
         return CompressiveTokenizer.from_pretrained(directory)
     return FrameTokenizer.from_pretrained(directory)
+
+
+def open_released(
+    directory: Path, height: int, width: int
+) -> VQGANTokenizer | CompressiveTokenizer:
+    """Open a released RLVR-World tokenizer, of whichever kind its config describes."""
+    if "dyn_fsq_levels" in read_json(directory / "config.json"):
+        return CompressiveTokenizer.from_released(directory, height, width)
+    return VQGANTokenizer.from_released(directory, height, width)

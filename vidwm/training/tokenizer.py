@@ -1,24 +1,29 @@
 """Stage 1, `vidwm tokenizer`: learn to write frames as tokens.
 
-Single frames are drawn from the training episodes; the autoencoder is trained on pixels,
-perception and, if wanted, a critic. Codebook usage and perplexity are logged over the batch.
+Single frames are drawn from the training episodes, or, for a compressive tokenizer, a context frame
+and some of those after it. The autoencoder is trained on pixels, perception and, if wanted, a
+critic. Codebook usage and perplexity are logged over the batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidwm.config import TokenizerConfig
 from vidwm.data.datasets import open_dataset
 from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread, split_episodes
 from vidwm.device import pick_device
+from vidwm.errors import UserError
 from vidwm.reward.perceptual import load_perceptual
 from vidwm.reward.pixels import mae, psnr
+from vidwm.tokenizer.compressive import CompressiveTokenizer
+from vidwm.tokenizer.compressive_config import RELEASED_SIZE, CompressiveConfig
 from vidwm.tokenizer.frame import FrameTokenizer, FrameTokenizerConfig
 from vidwm.tokenizer.losses import (
     Discriminator,
@@ -28,7 +33,9 @@ from vidwm.tokenizer.losses import (
     generator_loss,
     reconstruction_losses,
 )
+from vidwm.tokenizer.open_tokenizer import open_tokenizer
 from vidwm.training.loop import Stage, fit
+from vidwm.training.reconstruction import Part, Trainable, reconstructed
 from vidwm.training.run_folder import open_run
 from vidwm.training.runtime import seed_everything
 from vidwm.training.updater import Updater
@@ -36,6 +43,7 @@ from vidwm.training.updater import Updater
 HELDOUT_FRAMES = 256
 SAMPLE_FRAMES = 16
 MEAN_EPISODES = 64
+SEED_STRIDE = 1_000_003
 
 
 class TokenizerStage(Stage):
@@ -45,12 +53,13 @@ class TokenizerStage(Stage):
 
     def __init__(
         self,
-        tokenizer: FrameTokenizer,
+        tokenizer: Trainable,
         train: ClipSource,
         heldout: ClipSource | None,
         config: TokenizerConfig,
     ) -> None:
         self.tokenizer, self.train, self.heldout, self.config = tokenizer, train, heldout, config
+        self.later = 0 if isinstance(tokenizer, FrameTokenizer) else config.later_frames
         self.fps = train.dataset.fps
         self.eval_every = config.sample_every
         self.device = pick_device(config.device)
@@ -72,23 +81,39 @@ class TokenizerStage(Stage):
     ) -> Mapping[str, float | Tensor]:
         config = self.config
         order = epoch_order(len(self.train.windows), config.seed, step, config.batch_size)
-        frames = self.train.batch(order).float_frames()[:, 0].to(self.device)
+        clips = self._clips(self.train, order, draw=config.seed * SEED_STRIDE + step)
         updater = updaters["tokenizer"]
         critic = updaters.get("discriminator")
         playing = critic is not None and step >= config.adversarial_start
-        with updater.autocast():
-            reconstruction, tokens, quantiser_loss = self.tokenizer(frames)
-            losses = reconstruction_losses(reconstruction, frames, self.weights, self.perceptual)
-            if critic is not None and playing:
-                losses["adversarial"] = generator_loss(critic.module(reconstruction.clamp(0, 1)))
         weights = dataclasses.asdict(self.weights)
-        loss = quantiser_loss + sum(weights[name] * value for name, value in losses.items())
+        logs: dict[str, float | Tensor] = {}
+        loss = torch.zeros((), device=self.device)
+        with updater.autocast():
+            parts = reconstructed(self.tokenizer, clips)
+            for part in parts:
+                losses = reconstruction_losses(
+                    part.decoded, part.frames, self.weights, self.perceptual
+                )
+                if critic is not None and playing:
+                    losses["adversarial"] = generator_loss(critic.module(part.decoded.clamp(0, 1)))
+                loss = loss + part.loss + sum(weights[n] * value for n, value in losses.items())
+                logs |= {f"{part.prefix}{n}_loss": v.detach() for n, v in losses.items()}
         updater.backward(loss)
         updater.apply()
-        logs = {"loss": loss.detach()} | {f"{n}_loss": v.detach() for n, v in losses.items()}
         if critic is not None and playing:
-            logs["discriminator_loss"] = self._train_critic(critic, frames, reconstruction)
-        return logs | codebook_statistics(tokens, self.tokenizer.codebook_size)
+            frames, decoded = (
+                torch.cat([getattr(part, name) for part in parts]) for name in ("frames", "decoded")
+            )
+            logs["discriminator_loss"] = self._train_critic(critic, frames, decoded)
+        return {"loss": loss.detach()} | logs | _codebook(parts)
+
+    def _clips(self, source: ClipSource, numbers: Sequence[int], draw: int) -> Tensor:
+        """Clips (B, T, 3, H, W): of each window the first frame, and some others at random."""
+        frames = source.batch(numbers).float_frames()
+        generator = torch.Generator().manual_seed(draw)
+        others = torch.rand(len(frames), frames.shape[1] - 1, generator=generator).argsort(dim=1)
+        places = F.pad(1 + others[:, : self.later].sort(dim=1).values, (1, 0))
+        return frames[torch.arange(len(frames))[:, None], places].to(self.device)
 
     def _train_critic(self, critic: Updater, frames: Tensor, reconstruction: Tensor) -> Tensor:
         critic.module.zero_grad(set_to_none=True)  # the generator's loss left gradients here
@@ -106,31 +131,41 @@ class TokenizerStage(Stage):
         """
         if self.heldout is None:
             return {}
-        frames, tokens, decoded = self._reconstruct(self.heldout, HELDOUT_FRAMES)
-        scores = {
-            "psnr": float(psnr(decoded, frames).mean()),
-            "mae": float(mae(decoded, frames).mean()),
-            **codebook_statistics(tokens, self.tokenizer.codebook_size),
-        }
-        if self.perceptual is not None:
-            scores["perceptual"] = float(self.perceptual(decoded, frames).mean())
+        parts = self._reconstruct(self.heldout, HELDOUT_FRAMES)
+        scores = _codebook(parts)
+        for part in parts:
+            decoded = part.decoded.clamp(0, 1)
+            scores[f"{part.prefix}psnr"] = float(psnr(decoded, part.frames).mean())
+            scores[f"{part.prefix}mae"] = float(mae(decoded, part.frames).mean())
+            if self.perceptual is not None:
+                distance = self.perceptual(decoded, part.frames).mean()
+                scores[f"{part.prefix}perceptual"] = float(distance)
         return {f"heldout_{name}": value for name, value in scores.items()}
 
     def sample_videos(self) -> Mapping[str, Tensor]:
         """Held-out frames (or training frames, if none are held out) above what became of them."""
-        frames, _, decoded = self._reconstruct(self.heldout or self.train, SAMPLE_FRAMES)
-        stacked = torch.cat([frames, decoded], dim=-2)
-        return {"reconstruction": (stacked * 255).round().byte().cpu()}
+        videos = {}
+        for part in self._reconstruct(self.heldout or self.train, SAMPLE_FRAMES):
+            stacked = torch.cat([part.frames, part.decoded.float().clamp(0, 1)], dim=-2)
+            videos[f"{part.prefix}reconstruction"] = (stacked * 255).round().byte().cpu()
+        return videos
 
-    def _reconstruct(self, source: ClipSource, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Some frames of a source, their tokens, and the frames again."""
-        chosen = evenly_spread(len(source.windows), count)
-        frames = source.batch(chosen).float_frames()[:, 0].to(self.device)
-        tokens = self.tokenizer.encode(frames)
-        return frames, tokens, self.tokenizer.decode(tokens)
+    @torch.no_grad()
+    def _reconstruct(self, source: ClipSource, count: int) -> list[Part]:
+        """About `count` frames of a source, in clips, and what becomes of them."""
+        chosen = evenly_spread(len(source.windows), max(1, count // (1 + self.later)))
+        return reconstructed(self.tokenizer, self._clips(source, chosen, draw=0))
 
     def export(self, directory: Path) -> None:
         self.tokenizer.save_pretrained(directory)
+
+
+def _codebook(parts: Sequence[Part]) -> dict[str, float]:
+    return {
+        f"{part.prefix}{name}": value
+        for part in parts
+        for name, value in codebook_statistics(part.tokens, part.codebook_size).items()
+    }
 
 
 def train_tokenizer(config: TokenizerConfig) -> Path:
@@ -140,20 +175,40 @@ def train_tokenizer(config: TokenizerConfig) -> Path:
     train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
     seed_everything(config.seed)
     frame = dataset.episode(0).frames[0]
-    if config.init_from:
-        tokenizer = FrameTokenizer.from_pretrained(config.init_from)
-    else:
-        tokenizer = FrameTokenizer(network_of(config, frame.shape[1:]))
-    size = (tokenizer.height, tokenizer.width)
+    tokenizer = _tokenizer(config, frame.shape[1:])
+    framewise = isinstance(tokenizer, FrameTokenizer)
     sources = [
-        ClipSource(dataset, clip_frames=1, frame_skip=1, episodes=episodes, size=size)
+        ClipSource(
+            dataset,
+            clip_frames=1 if framewise else config.clip_frames,
+            frame_skip=1,
+            episodes=episodes,
+            size=(tokenizer.height, tokenizer.width),
+        )
         for episodes in (train, heldout)
         if episodes
     ]
-    if not config.init_from and not config.resume:
+    if isinstance(tokenizer, FrameTokenizer) and not config.init_from and not config.resume:
         tokenizer.centre_on(mean_frame(sources[0]))
     stage = TokenizerStage(tokenizer, sources[0], sources[1] if heldout else None, config)
     return fit(stage, config, run).checkpoint / "model"
+
+
+def _tokenizer(config: TokenizerConfig, recorded: tuple[int, int]) -> Trainable:
+    """A new one, or the one to start from; recorded (H, W): the size of the data's frames."""
+    if config.init_from:
+        found = open_tokenizer(config.init_from)
+        if not isinstance(found, FrameTokenizer | CompressiveTokenizer):
+            raise UserError(
+                f"{config.init_from} is a per-frame tokenizer of RLVR-World, which "
+                f"vidwm opens but does not train."
+            )
+        return found
+    if config.kind == "frame":
+        return FrameTokenizer(network_of(config, recorded))
+    tokenizer = CompressiveTokenizer(compressive_network_of(config, recorded))
+    tokenizer.start_in_place()
+    return tokenizer
 
 
 def mean_frame(source: ClipSource) -> Tensor:
@@ -164,6 +219,23 @@ def mean_frame(source: ClipSource) -> Tensor:
     parts = [numbers[i : i + 64] for i in range(0, len(numbers), 64)]
     sums = [source.batch(part).float_frames().sum(dim=(0, 1)) for part in parts]
     return torch.stack(sums).sum(dim=0) / len(numbers)
+
+
+def compressive_network_of(config: TokenizerConfig, recorded: tuple[int, int]) -> CompressiveConfig:
+    """As `network_of`; the two coarsest levels look at the context, as those of the released."""
+    coarse = len(config.widths) - 2
+    return CompressiveConfig(
+        height=config.height or recorded[0],
+        width=config.width or recorded[1],
+        widths=tuple(config.widths),
+        blocks=config.blocks,
+        groups=config.norm_groups,
+        latent=config.latent_dim,
+        context_levels=tuple(config.context_levels),
+        fsq_levels=tuple(config.fsq_levels),
+        patch=config.patch,
+        attention_height=RELEASED_SIZE[0] // 2 ** (coarse + 1),
+    )
 
 
 def network_of(config: TokenizerConfig, recorded: tuple[int, int]) -> FrameTokenizerConfig:

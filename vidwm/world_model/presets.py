@@ -24,6 +24,7 @@ RT1 = {
     "world_vector_2": (-2.03166, 2.75075),
 }
 RT1_FPS = 3.0
+RT1_MULTI_STEP_IDS = 9008  # twice 4375 visual ids, 256 of actions, bos and eos
 
 
 def rt1_bins() -> ActionBins:

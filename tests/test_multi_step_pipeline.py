@@ -1,0 +1,131 @@
+"""Multi-step models through the command line: compressive tokenizer to evaluation, in seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from tests.test_pipeline import FINETUNE, metrics, run, write_episodes
+from vidwm.cli import main
+from vidwm.tokenizer.compressive import CompressiveTokenizer
+
+SIZE = 16
+TOKENIZER = (
+    *("--kind", "compressive", "--heldout", 0.3, "--widths", "[8, 32, 32]", "--downsample", 8),
+    *("--blocks", 1, "--fsq_levels", "[4, 4]", "--context_levels", "[3, 3]", "--latent_dim", 4),
+    *("--later_frames", 2, "--clip_frames", 6, "--batch_size", 4, "--perceptual_weight", 0),
+    *("--adversarial_weight", 0.1, "--adversarial_start", 1),
+)
+PRETRAIN = (
+    *("--context_frames", 1, "--horizon", 2, "--context_gap", 3, "--hidden_size", 16),
+    *("--num_layers", 1, "--num_heads", 2, "--batch_size", 4, "--micro_batch", 3),
+    *("--eval_every", 2, "--heldout", 0.3),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with data and a run of each training stage."""
+    root = tmp_path_factory.mktemp("multi_step")
+    data = write_episodes(root / "data")
+    common = ("--data", data, "--log_every", 1, "--sample_every", 2)
+    run("tokenizer", *common, *TOKENIZER, "--steps", 3, "--output_dir", root / "tokenizer")
+    tokenizer = root / "tokenizer/checkpoints/last/model"
+    run(
+        *("pretrain", *common, *PRETRAIN, "--steps", 3, "--tokenizer", tokenizer),
+        *("--output_dir", root / "pretrain"),
+    )
+    base = root / "pretrain/checkpoints/last/model"
+    run(
+        *("finetune", *common, *FINETUNE, "--steps", 2, "--model", base),
+        *("--output_dir", root / "finetune"),
+    )
+    return root
+
+
+def test_each_stage_logs_both_parts_or_what_it_promises(trained):
+    logged = metrics(trained / "tokenizer")[-1]
+    for name in ("l1_loss", "perplexity", "heldout_psnr"):
+        assert np.isfinite(logged[name])
+        prefix, _, rest = name.partition("heldout_")
+        both = f"heldout_context_{rest}" if rest else f"context_{prefix}"
+        assert np.isfinite(logged[both])
+    assert {"adversarial_loss", "context_adversarial_loss", "discriminator_loss"} <= logged.keys()
+    assert np.isfinite(metrics(trained / "pretrain")[-1]["heldout_loss"])
+    assert np.isfinite(metrics(trained / "finetune")[-1]["heldout_reward"])
+
+
+def test_videos_of_every_stage(trained):
+    assert (trained / "tokenizer/videos").exists()
+    for stage in ("pretrain", "finetune"):
+        assert list((trained / stage / "videos").rglob("heldout_0*"))
+
+
+def test_the_model_says_what_it_is_and_its_tokenizer_stays(trained):
+    base, tuned = (trained / f"{s}/checkpoints/last/model" for s in ("pretrain", "finetune"))
+    world = json.loads((tuned / "world_model.json").read_text())
+    assert world["kind"] == "multi_step" and world["layout"]["tokens_per_context_frame"] == 16
+    before, after = (
+        load_file(m / "tokenizer/diffusion_pytorch_model.safetensors") for m in (base, tuned)
+    )
+    assert all((before[name] == after[name]).all() for name in before)
+    CompressiveTokenizer.from_pretrained(tuned / "tokenizer")
+
+
+def test_rollouts_and_evaluation_beyond_the_horizon(trained, tmp_path):
+    model = trained / "finetune/checkpoints/last/model"
+    common = ("--data", trained / "data", "--model", model)
+    run("rollout", *common, "--horizon", 5, "--output_dir", tmp_path / "rollouts")
+    assert list((tmp_path / "rollouts").glob("*_film.png"))
+    base = trained / "pretrain/checkpoints/last/model"
+    run("evaluate", *common, "--base", base, "--horizon", 4, "--output_dir", tmp_path / "report")
+    report = json.loads((tmp_path / "report/report.json").read_text())
+    assert report["setting"]["horizon"] == 4
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "pretrain"])
+def test_a_resumed_run_equals_an_uninterrupted_one(trained, tmp_path, stage):
+    parts = {"tokenizer": TOKENIZER, "pretrain": PRETRAIN}
+    arguments = [stage, "--data", trained / "data", "--log_every", 1, *parts[stage]]
+    if stage == "pretrain":
+        arguments += ["--tokenizer", trained / "tokenizer/checkpoints/last/model"]
+    run(*arguments, "--steps", 2, "--save_every", 1, "--output_dir", tmp_path / "run")
+    run(*arguments, "--steps", 3, "--resume", "true", "--output_dir", tmp_path / "run")
+    model = "checkpoints/last/model"
+    file = "diffusion_pytorch_model.safetensors"
+    if stage == "pretrain":
+        file = "transformer/model.safetensors"
+    whole, resumed = (
+        load_file(folder / model / file) for folder in (trained / stage, tmp_path / "run")
+    )
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_local_credit_finds_the_cells_of_later_frames(trained, tmp_path):
+    base = trained / "pretrain/checkpoints/last/model"
+    run(
+        *("finetune", "--data", trained / "data", "--model", base, *FINETUNE, "--steps", 1),
+        *("--credit", "local", "--target", "reconstruction", "--output_dir", tmp_path / "run"),
+    )
+    assert np.isfinite(metrics(tmp_path / "run")[-1]["reward"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("--quantizer", "vq"), "has quantizer = fsq only"),
+        (("--later_frames", 6), "later_frames must be below clip_frames = 6"),
+        (("--widths", "[8, 32, 40]"), "multiples of 32, got 40"),
+        (("--widths", "[9, 32, 32]"), "multiples of the 8 groups, got 9"),
+        (("--clip_frames", 40), "None of the 4 episodes is long enough"),
+    ],
+)
+def test_settings_that_do_not_fit(trained, tmp_path, capsys, changes, message):
+    words = ("tokenizer", "--data", trained / "data", *TOKENIZER, *changes)
+    output = ("--output_dir", tmp_path / "run")
+    assert main([str(word) for word in (*words, *output)]) == 2
+    assert message in capsys.readouterr().err
