@@ -85,6 +85,26 @@ def test_only_the_episodes_frames_are_decoded(
     assert numbers == list(range(6, 6 + 7))
 
 
+def test_a_span_is_a_cut_of_the_episode(lerobot: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = []
+    plain = video._numbered
+
+    def counting(*args: Any) -> Any:
+        for number, frame in plain(*args):
+            numbers.append(number)
+            yield number, frame
+
+    dataset = LeRobotDataset(lerobot[0])
+    whole = dataset.episode(3)
+    monkeypatch.setattr(video, "_numbered", counting)
+    cut = dataset.span(3, 5, 8)
+    assert (cut.frames == whole.frames[5:8]).all() and (cut.actions == whole.actions[5:8]).all()
+    assert max(numbers) == 5 + 2  # nothing after it; what is before, from the last key frame on
+    for start, stop in ((-1, 2), (3, 3), (8, 10)):
+        with pytest.raises(ValueError, match="of an episode of 9 frames"):
+            dataset.span(3, start, stop)
+
+
 def png(frame: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "PNG")
@@ -202,13 +222,6 @@ def test_a_camera_name_cannot_leave_the_folder(copy: Path, edit_json: EditJson) 
         open_dataset(copy)
 
 
-@pytest.mark.parametrize("version", ["v2.0", "v2.1"])
-def test_version_2(copy: Path, edit_json: EditJson, version: str) -> None:
-    edit_json(copy / "meta/info.json", lambda info: info.update(codebase_version=version))
-    with pytest.raises(UserError, match=rf"info\.json says LeRobotDataset {version}.*not yet read"):
-        open_dataset(copy)
-
-
 def remove_camera(info: dict[str, Any]) -> None:
     del info["features"][KEY]
 
@@ -227,6 +240,11 @@ def remove_action(info: dict[str, Any]) -> None:
         (lambda info: info.update(features=[]), "lacks or misstates"),
         (lambda info: info.update(total_episodes=6), "counts 6 episodes, but 5 are listed"),
         (lambda info: info.update(data_path="{nothing}"), "template '{nothing}' cannot be filled"),
+        (lambda info: info.update(data_path="{chunk_index:09999999999d}"), "cannot be filled"),
+        (lambda info: info.update(data_path="{chunk_index.real}"), "cannot be filled"),
+        (lambda info: info.update(video_path=None), "template '' cannot be filled"),
+        (lambda info: info.update(chunks_size=-1), "states chunks_size -1"),
+        (lambda info: info["features"]["action"].update(shape=[10**12]), "misstates an action of"),
         (lambda info: info.update(splits={"a": "0:2", "b": "half"}), None),
         (lambda info: info.update(splits={"a": "all", "b": "half"}), "expected 'first:end'"),
         (remove_camera, "lists no camera images"),
@@ -296,7 +314,8 @@ def test_video_shorter_than_the_metadata_says(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("length", 10**12, "claims"),
+        ("length", 10**12, "expected a length from 1 to 10000000"),
+        ("length", 10**6, "claims"),
         ("length", 0, "length 0"),
         ("length", 8, "must have the frames 0 to 7 in order"),
         (f"videos/{KEY}/from_timestamp", float("nan"), "lacks or misstates"),

@@ -36,6 +36,6 @@ def open_dataset(
     if path.suffix == ".npz" or next(path.rglob("*.npz"), None):
         return NpzDataset(path, camera=camera, split=split)
     raise UserError(
-        f"Dataset {path} is of no known format; looked for meta/info.json (LeRobotDataset v3.0), "
+        f"Dataset {path} is of no known format; looked for meta/info.json (LeRobotDataset), "
         f"dataset_info.json with features.json up to two folders down (RLDS), and *.npz files."
     )

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
 
 from vidwm.errors import UserError
 
+# Pillow knows many more, some of which start other programs or read other files.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 
-def decode_images(encoded: Sequence[bytes | memoryview], *, source: str) -> np.ndarray:
-    """(T, H, W, 3) uint8 RGB; UserError names `source` and the frame if one is no image."""
+
+def decode_images(
+    encoded: Iterable[bytes | memoryview], *, source: str, first: int = 0
+) -> np.ndarray:
+    """(T, H, W, 3) uint8 RGB; UserError names `source` and the frame if one is no image.
+
+    `first` is the number of the first frame in its episode, for these messages.
+    """
     frames: list[np.ndarray] = []
-    for index, data in enumerate(encoded):
+    for index, data in enumerate(encoded, first):
         try:
-            frame = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+            with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+                frame = np.asarray(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"{source}: the image of frame {index} cannot be decoded "

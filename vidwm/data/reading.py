@@ -1,7 +1,8 @@
 """What every reader does: read JSON, choose a camera, keep file names inside, build an episode.
 
-A dataset comes from elsewhere, so the paths its own metadata builds are held inside its folder.
-They are compared as text: links are followed, since downloads from the Hugging Face Hub are links.
+A dataset comes from elsewhere, so the paths its own metadata builds are held inside its folder,
+first as text, then with links followed. A link may lead to where it stands beside the folder's own
+files, or into the store of the Hugging Face Hub's cache, whose downloads are links.
 """
 
 from __future__ import annotations
@@ -29,8 +30,32 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def inside(root: Path, relative: str, *, stated_in: Path) -> Path:
-    """root / relative, or UserError if that would leave the folder `root`."""
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects in a file, one a line; UserError names the file and the line if not so."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; the dataset is incomplete.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not readable text ({error}); restore the file.") from error
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {number} is not readable JSON ({error}); restore the file."
+            ) from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number} must hold a JSON object.")
+        rows.append(row)
+    return rows
+
+
+def inside_name(root: Path, relative: str, *, stated_in: Path) -> str:
+    """`relative` in its normal form; UserError if its text alone leaves the folder `root`."""
     normal = os.path.normpath(relative)
     outside = os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir or "\0" in normal
     if outside or os.path.splitdrive(normal)[0]:
@@ -38,7 +63,33 @@ def inside(root: Path, relative: str, *, stated_in: Path) -> Path:
             f"{stated_in} names the file {relative!r}, which lies outside {root}; "
             f"expected a path inside the dataset's folder."
         )
-    return root / normal
+    return normal
+
+
+def inside(root: Path, relative: str, *, stated_in: Path) -> Path:
+    """root / relative, or UserError if that would leave the folder `root`, by links too."""
+    return linked_inside(root, root / inside_name(root, relative, stated_in=stated_in))
+
+
+def linked_inside(root: Path, file: Path) -> Path:
+    """`file`, which lies below `root`; UserError if links lead out of that folder."""
+    try:
+        real, real_root = os.path.realpath(file), os.path.realpath(root)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be followed ({error}); rename or restore it.") from error
+    allowed = [real_root, *(str(p.parent / "blobs") for p in _snapshots(Path(real_root)))]
+    if not any(os.path.commonpath([folder, real]) == folder for folder in allowed):
+        raise UserError(
+            f"{file} is a link to {real}, outside of {root}; put the file itself into the "
+            f"dataset's folder."
+        )
+    return file
+
+
+def _snapshots(root: Path) -> list[Path]:
+    """The Hub cache's folder of snapshots that `root` lies in, if any: its files are links."""
+    repository = "--"  # in the cache, datasets--owner--name/snapshots/<commit>/
+    return [p for p in root.parents if p.name == "snapshots" and repository in p.parent.name]
 
 
 def build_episode(source: str, **fields: Any) -> Episode:
@@ -61,3 +112,9 @@ def choose_camera(cameras: Sequence[str], camera: str | None, *, where: Path) ->
     if len(by_last_part) == 1:
         return by_last_part[0]
     raise UserError(f"{where} has no camera {camera!r}; expected one of {', '.join(cameras)}.")
+
+
+def check_span(start: int, stop: int, length: int) -> None:
+    """ValueError unless start .. stop - 1 are frames of an episode of that length."""
+    if not 0 <= start < stop <= length:
+        raise ValueError(f"frames {start} to {stop - 1} of an episode of {length} frames")
