@@ -1,4 +1,4 @@
-"""Decode the PNG or JPEG images of an episode, one a frame, with Pillow."""
+"""Pixels of an episode: PNG or JPEG images decoded with Pillow, arrays of numbers made uint8."""
 
 from __future__ import annotations
 
@@ -43,3 +43,18 @@ def decode_images(
 def channels_first(frames: np.ndarray) -> np.ndarray:
     """(T, H, W, 3) -> contiguous (T, 3, H, W)."""
     return np.ascontiguousarray(frames.transpose(0, 3, 1, 2))
+
+
+def to_uint8(images: np.ndarray, *, source: str, key: str) -> np.ndarray:
+    """Integers 0..255 or floats 0..1 as uint8; UserError names `source` and `key` for others."""
+    if images.dtype == np.uint8:
+        return images
+    is_float = images.dtype.kind == "f"
+    highest = 1 if is_float else 255
+    # Written so that NaN fails.
+    if not (images.min() >= 0 and images.max() <= highest):
+        raise UserError(
+            f"{source}: {key!r} is {images.dtype} and reaches from {images.min()} to "
+            f"{images.max()}; expected values from 0 to {highest}."
+        )
+    return np.round(images * 255).astype(np.uint8) if is_float else images.astype(np.uint8)

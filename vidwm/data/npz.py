@@ -19,13 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from vidwm.data.clip import Episode
-from vidwm.data.images import channels_first
-from vidwm.data.reading import build_episode, choose_camera
+from vidwm.data.images import channels_first, to_uint8
+from vidwm.data.reading import MAX_DEFLATE_RATIO, build_episode, choose_camera, files_below
 from vidwm.errors import UserError
 
 FPS = 10.0
 ACTION, STACKED = "action", "observation"
-MAX_DEFLATE_RATIO = 1100  # deflate cannot compress further: a file that claims more is damaged
 READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -53,7 +52,7 @@ class NpzDataset:
         self.path = Path(path)
         self.fps = FPS
         root = self.path if self.path.is_dir() else self.path.parent
-        files = sorted(self.path.rglob("*.npz")) if self.path.is_dir() else [self.path]
+        files = files_below(self.path, (".npz",))
         ids = [file.relative_to(root).with_suffix("").as_posix() for file in files]
         if split is not None:
             kept = [i for i, name in enumerate(ids) if name.startswith((split + "_", split + "/"))]
@@ -90,7 +89,7 @@ class NpzDataset:
             frames = np.ascontiguousarray(images[:, -3:])
             actions = actions[1:]
         else:
-            frames = channels_first(_to_uint8(images, file, self.camera))
+            frames = channels_first(to_uint8(images, source=str(file), key=self.camera))
         if len(actions) < length:
             actions = np.concatenate([actions, actions[-1:]])
         return build_episode(
@@ -129,20 +128,6 @@ def _is_camera(key: str, header: _Header) -> bool:
     if key == STACKED:
         return header.shape[1] % 3 == 0 and header.shape[1] > 0 and header.dtype == np.uint8
     return header.shape[3] == 3 and header.dtype.kind in "fiu"
-
-
-def _to_uint8(images: np.ndarray, file: Path, key: str) -> np.ndarray:
-    if images.dtype == np.uint8:
-        return images
-    is_float = images.dtype.kind == "f"
-    highest = 1 if is_float else 255
-    # Written so that NaN fails.
-    if not (images.min() >= 0 and images.max() <= highest):
-        raise UserError(
-            f"{file}: {key!r} is {images.dtype} and reaches from {images.min()} to "
-            f"{images.max()}; expected values from 0 to {highest}."
-        )
-    return np.round(images * 255).astype(np.uint8) if is_float else images.astype(np.uint8)
 
 
 def _read_headers(file: Path) -> dict[str, _Header]:

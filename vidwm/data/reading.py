@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vidwm.data.clip import Episode
 from vidwm.errors import UserError
+
+MAX_DEFLATE_RATIO = 1100  # deflate cannot compress further: a file that claims more is damaged
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -118,3 +120,31 @@ def check_span(start: int, stop: int, length: int) -> None:
     """ValueError unless start .. stop - 1 are frames of an episode of that length."""
     if not 0 <= start < stop <= length:
         raise ValueError(f"frames {start} to {stop - 1} of an episode of {length} frames")
+
+
+def check_fits_memory(num_bytes: int, source: str) -> None:
+    """UserError for an array larger than this machine's memory, before it is allocated."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if num_bytes > memory:
+        raise UserError(
+            f"{source} needs {num_bytes / 1e9:.1f} GB, but this machine has {memory / 1e9:.1f} GB "
+            f"of memory; cut the episode into shorter ones, or remove it if it is damaged."
+        )
+
+
+def files_below(
+    path: Path, suffixes: tuple[str, ...], *, order: Callable[[str], Any] = str
+) -> list[Path]:
+    """The file itself, or those below a folder that end so, sorted by their path within it.
+
+    Hidden folders are skipped and links to folders not followed; UserError for a link that leaves.
+    """
+    if not path.is_dir():
+        return [path]
+    found = list[str]()
+    for folder, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        here = os.path.relpath(folder, path)
+        found += [os.path.normpath(os.path.join(here, n)) for n in names if n.endswith(suffixes)]
+    files = [path / name for name in sorted(found, key=order)]
+    return [linked_inside(path, file) if file.is_symlink() else file for file in files]
