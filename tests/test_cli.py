@@ -13,7 +13,7 @@ import pytest
 
 import vidwm
 from vidwm import __version__, cli
-from vidwm.config import FinetuneConfig, PretrainConfig, RolloutConfig
+from vidwm.config import FinetuneConfig, InspectConfig, PretrainConfig, RolloutConfig
 from vidwm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Commands are replaced by a note of the config they were given."""
     noted: list[object] = []
     for module, function in (
+        ("vidwm.data.inspect", "inspect_command"),
         ("vidwm.training.tokenizer", "train_tokenizer"),
         ("vidwm.training.pretrain", "pretrain"),
         ("vidwm.training.grpo", "finetune"),
@@ -37,7 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         ("vidwm.hub", "import_released"),
     ):
         stand_in = types.ModuleType(module)
-        setattr(stand_in, function, noted.append)
+        setattr(stand_in, function, noted.append)  # returns None, as commands do that went well
         monkeypatch.setitem(sys.modules, module, stand_in)
     return noted
 
@@ -49,7 +50,7 @@ def test_help_lists_the_commands_and_loads_nothing_heavy() -> None:
         "finally: print('heavy:', {'torch', 'numpy', 'matplotlib'} & set(sys.modules))"
     )
     assert done.returncode == 0, done.stderr
-    assert all(command in done.stdout for command in cli.COMMANDS)
+    assert all(command.split()[0] in done.stdout for command in cli.COMMANDS)
     assert "heavy: set()" in done.stdout
 
 
@@ -63,10 +64,11 @@ def test_help_of_a_command_shows_fields_and_defaults(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert "--output_dir PATH" in shown
+    assert f"usage: vidwm {command} " in shown
+    assert ("--data PATH" if command.startswith("data ") else "--output_dir PATH") in shown
     assert "(default: " in shown
     assert "(required)" in shown
 
@@ -100,8 +102,38 @@ def test_every_command_calls_its_function(command: str, calls: list[object]) -> 
     kind = cli.COMMANDS[command][0]
     known = {spec.name for spec in dataclasses.fields(kind)}
     words = [f"--{name}={path}" for name, path in paths.items() if name in known]
-    assert cli.main([command, *words]) == 0
+    assert cli.main([*command.split(), *words]) == 0
     assert [type(config) for config in calls] == [kind]
+
+
+def test_help_of_data_lists_its_commands_without_torch() -> None:
+    done = python(
+        "import sys; from vidwm.cli import main\n"
+        "try: main(['data', '--help'])\n"
+        "finally: print('heavy:', {'torch', 'numpy', 'matplotlib'} & set(sys.modules))"
+    )
+    words = [command.split() for command in cli.COMMANDS]
+    assert all(rest[0] in done.stdout for first, *rest in words if first == "data")
+    assert done.returncode == 0 and "heavy: set()" in done.stdout
+
+
+def test_a_positional_setting_is_its_flag_and_its_yaml_key(
+    calls: list[object], tmp_path: Path
+) -> None:
+    file = tmp_path / "inspect.yaml"
+    file.write_text("data: my_data\n")
+    for words in (["my_data"], ["--data", "my_data"], ["--data=my_data"], ["--config", str(file)]):
+        assert cli.main(["data", "inspect", *words, "--sample", "3"]) == 0
+    assert calls == [InspectConfig(data=Path("my_data"), sample=3)] * 4
+
+
+def test_a_command_may_say_that_it_found_something_wrong(
+    calls: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["vidwm.data.inspect"], "inspect_command", lambda config: 1)
+    assert cli.main(["data", "inspect", "d"]) == 0  # inspecting finds nothing wrong
+    monkeypatch.setitem(cli.COMMANDS, "data inspect", (InspectConfig, lambda config: 1, "check"))
+    assert cli.main(["data", "inspect", "d"]) == 1
 
 
 def test_bare_flag_means_true(calls: list[object]) -> None:
@@ -135,6 +167,12 @@ def test_print_config_prints_and_does_not_run(
         ([*PRETRAIN, "stray"], "Unexpected argument 'stray'"),
         ([*PRETRAIN, "--config", "absent.yaml"], "absent.yaml: No such file or directory."),
         (["pretrain"], "3 settings are wrong:"),
+        (["data"], "required: subcommand; see `vidwm data --help`."),
+        (["data", "inspekt"], "invalid choice: 'inspekt'"),
+        (["data", "inspect"], "data is missing"),
+        (["data", "inspect", "d", "e"], "Unexpected argument 'e'"),
+        (["data", "inspect", "d", "--data", "e"], "data is given twice: 'd' and --data 'e'."),
+        (["data", "inspect", "d", "--contact_sheet", "s.jpg"], "must end in .png, got 's.jpg'"),
     ],
 )
 def test_a_mistake_is_exit_code_2_and_one_sentence(

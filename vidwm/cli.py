@@ -12,18 +12,19 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from vidwm import __version__
 from vidwm.config import (
     EvaluateConfig,
     FinetuneConfig,
     ImportConfig,
+    InspectConfig,
     PretrainConfig,
     RolloutConfig,
     TokenizerConfig,
 )
-from vidwm.config_loader import add_flags, load_config, to_yaml
+from vidwm.config_loader import add_flags, by_place, load_config, to_yaml
 from vidwm.errors import UserError
 from vidwm.options import Options
 
@@ -64,8 +65,16 @@ def _import(config: ImportConfig) -> None:
     print(f"import: {import_released(config)}")
 
 
-# Command -> its config, what runs it, its line in `vidwm --help`; in the order of use.
-COMMANDS: dict[str, tuple[type[Options], Callable[[Any], None], str]] = {
+def _inspect(config: InspectConfig) -> None:
+    from vidwm.data.inspect import inspect_command
+
+    inspect_command(config)
+
+
+# Command -> its config, what runs it (and may return an exit code), its line in `--help`; in the
+# order of use. The first of two words is a group of `GROUPS`.
+COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int | None], str]] = {
+    "data inspect": (InspectConfig, _inspect, "say what recordings hold, and draw some of them"),
     "tokenizer": (TokenizerConfig, _tokenizer, "train the tokenizer: frames to tokens and back"),
     "pretrain": (PretrainConfig, _pretrain, "train a world model by maximum likelihood"),
     "finetune": (FinetuneConfig, _finetune, "post-train a world model with GRPO"),
@@ -75,15 +84,25 @@ COMMANDS: dict[str, tuple[type[Options], Callable[[Any], None], str]] = {
 }
 
 
+GROUPS = {"data": "look at recordings before training on them"}
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`.")
 
 
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 2 for a user's mistake, 130 when interrupted."""
+    """Run one command and return the exit code.
+
+    0; what the command returns (1: it found something wrong); 2 for a user's mistake; 130 when
+    interrupted.
+    """
     try:
-        _run(sys.argv[1:] if argv is None else argv)
+        return _run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         print(f"vidwm: error: {error}", file=sys.stderr)
         return 2
@@ -99,10 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"vidwm: error: No space left on device; free some ({error}).", file=sys.stderr)
         return 2
-    return 0
 
 
-def _run(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str]) -> int:
     parser = _parser()
     try:
         known, unknown = parser.parse_known_args([_underscored(word) for word in argv])
@@ -110,16 +128,23 @@ def _run(argv: Sequence[str]) -> None:
         sys.stdout.flush()  # --help exits here, and a broken pipe has to show before that
     flags = vars(known)
     command, file, print_config = (flags.pop(key) for key in ("command", "config", "print_config"))
+    command = " ".join([command, *filter(None, [flags.pop("subcommand", None)])])
     unknown_keys = {word[2:].partition("=")[0]: "" for word in unknown if word.startswith("--")}
     if unknown and not unknown_keys:
         raise UserError(f"Unexpected argument {unknown[0]!r}; settings are given as --key value.")
     kind, run, _ = COMMANDS[command]
+    for name in kind.positional:
+        if (value := flags.pop(by_place(name), None)) is None:
+            continue
+        if name in flags:
+            raise UserError(f"{name} is given twice: {value!r} and --{name} {flags[name]!r}.")
+        flags[name] = value
     config = load_config(kind, file, flags | unknown_keys)
     if print_config:
         sys.stdout.write(to_yaml(config))
-    else:
-        run(config)
+    code = None if print_config else run(config)
     sys.stdout.flush()
+    return code or 0
 
 
 def _parser() -> _Parser:
@@ -128,12 +153,15 @@ def _parser() -> _Parser:
     )
     parser.add_argument("--version", action="version", version=f"vidwm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    groups = {group: _group(commands, group, summary) for group, summary in GROUPS.items()}
     for name, (kind, _, summary) in COMMANDS.items():
-        command = commands.add_parser(
-            name,
+        group, _, word = name.rpartition(" ")
+        places = "".join(f"{place.upper()} " for place in kind.positional)
+        command = groups.get(group, commands).add_parser(
+            word,
             help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            usage=f"vidwm {name} [--config FILE] [--key value ...]",
+            description=_sentence(summary),
+            usage=f"vidwm {name} {places}[--config FILE] [--key value ...]",
             allow_abbrev=False,
             formatter_class=_help_format,
         )
@@ -143,6 +171,22 @@ def _parser() -> _Parser:
         )
         add_flags(command, kind)
     return parser
+
+
+def _group(commands: _Commands, name: str, summary: str) -> _Commands:
+    """The subcommands of `vidwm <name>`, yet to be filled."""
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=_sentence(summary),
+        allow_abbrev=False,
+        formatter_class=_help_format,
+    )
+    return parser.add_subparsers(dest="subcommand", metavar="subcommand", required=True)
+
+
+def _sentence(summary: str) -> str:
+    return f"{summary[0].upper()}{summary[1:]}."
 
 
 def _help_format(prog: str) -> argparse.HelpFormatter:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vidwm.options import Options, option, required
 
@@ -22,6 +22,24 @@ class DataOptions(Options):
     data: Path = required("dataset: a LeRobot or RLDS folder, or npz episodes")
     camera: str | None = option(None, "camera to read, where there are several")
     split: str | None = option(None, "split of the dataset to read, where it names some")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(DataOptions):
+    """What recordings hold."""
+
+    positional: ClassVar[tuple[str, ...]] = ("data",)
+
+    json: Path | None = option(None, "file to write the same facts to, as JSON")
+    contact_sheet: Path | None = option(None, "PNG to draw: random clips above their actions")
+    sample: int = option(32, "episodes to look into, at most", at_least=1)
+    seed: int = option(0, "seed of the choice of episodes and clips", at_least=0)
+
+    def conflicts(self) -> list[str]:
+        sheet = self.contact_sheet
+        if sheet is not None and sheet.suffix.lower() != ".png":
+            return [f"contact_sheet must end in .png, got {str(sheet)!r}."]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,9 +96,20 @@ def to_yaml(config: Options) -> str:
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
-    """A flag for each field, grouped by the class that declares it; parsed values stay text."""
+    """A flag for each field, grouped by the class that declares it; parsed values stay text.
+
+    Positional fields may be given by place as well, and are then parsed as `by_place(name)`.
+    """
     hints = get_type_hints(kind)
     pending = {spec.name: spec for spec in fields(kind)}
+    for name in kind.positional:
+        parser.add_argument(
+            by_place(name),
+            nargs="?",
+            default=argparse.SUPPRESS,
+            metavar=name.upper(),
+            help=f"as --{name}",
+        )
     for owner in kind.__mro__:
         declared = [name for name in inspect.get_annotations(owner) if name in pending]
         if not declared:
@@ -113,6 +124,11 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
                 help=_help(pending.pop(name)),
                 **bare,
             )
+
+
+def by_place(name: str) -> str:
+    """Under which name a positional field that was given by its place is parsed."""
+    return f"{name} by place"
 
 
 def _hint(key: str, names: list[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from vidwm.errors import UserError
 
@@ -58,7 +58,12 @@ def all_at_once(problems: Sequence[str]) -> UserError:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The common root: checks bounds and choices when built; the UserError lists all that fail."""
+    """The common root: checks bounds and choices when built; the UserError lists all that fail.
+
+    `positional` names fields that may also be given by place: `vidwm data inspect PATH`.
+    """
+
+    positional: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

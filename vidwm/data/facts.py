@@ -1,0 +1,126 @@
+"""What is known of recordings beside frames and actions: version, video codec, size, robot states.
+
+Readers may say `version`, `robot_type`, or `states(index)` with `state_names` themselves; what they
+leave out is looked up in the files every LeRobot v3 or RLDS dataset has. Nothing here is needed
+for training, so what is not found is None and never an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vidwm.data.clip import EpisodeDataset
+from vidwm.data.reading import read_json
+from vidwm.errors import UserError
+
+STATE = "observation.state"
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+
+
+@dataclass(frozen=True)
+class States:
+    """Robot states (M, S) of some episodes, and a name per dimension."""
+
+    rows: np.ndarray
+    names: Sequence[str]
+
+
+def lerobot_info(dataset: EpisodeDataset) -> dict[str, Any]:
+    """The content of meta/info.json, {} where there is none."""
+    return _json(dataset.path / "meta" / "info.json")
+
+
+def version_of(dataset: EpisodeDataset) -> str | None:
+    """The version of the format (LeRobot) or of the dataset (RLDS), as its files state it."""
+    stated = (
+        getattr(dataset, "version", None)
+        or lerobot_info(dataset).get("codebase_version")
+        or _json(dataset.path / "dataset_info.json").get("version")
+    )
+    return str(stated) if stated else None
+
+
+def robot_of(dataset: EpisodeDataset) -> str | None:
+    """The robot's name, where the files give one."""
+    stated = getattr(dataset, "robot_type", None) or lerobot_info(dataset).get("robot_type")
+    return str(stated) if stated else None
+
+
+def codec_of(dataset: EpisodeDataset) -> str | None:
+    """Codec and pixel format of the first video file of the camera, such as "h264 yuv420p"."""
+    camera = str(getattr(dataset, "camera", ""))
+    files = (path for path in _files(dataset.path) if path.suffix.lower() in VIDEO_SUFFIXES)
+    file = next((path for path in files if camera in str(path)), None)
+    if file is None:
+        return None
+    try:
+        with av.open(str(file), metadata_errors="ignore") as container:
+            codec = container.streams.video[0].codec_context
+            return f"{codec.name} {codec.pix_fmt}"
+    except (av.FFmpegError, OSError, IndexError, AttributeError):
+        return None
+
+
+def disk_usage(path: Path) -> tuple[int, int]:
+    """Bytes and number of the files at or below a path."""
+    sizes = [os.stat(file).st_size for file in _files(path) if file.exists()]
+    return sum(sizes), len(sizes)
+
+
+def states_of(dataset: EpisodeDataset, episodes: Sequence[int]) -> States | None:
+    """Robot states of some episodes, by number; None where none are known."""
+    if hasattr(dataset, "states"):
+        rows = np.concatenate([dataset.states(i) for i in episodes])
+        names = getattr(dataset, "state_names", ())
+        return States(rows, names or [f"state_{dim}" for dim in range(rows.shape[1])])
+    feature = lerobot_info(dataset).get("features", {}).get(STATE)
+    numbers = [lerobot_number(dataset.episode_ids[i]) for i in episodes]
+    v3 = str(version_of(dataset)).startswith("v3")  # elsewhere every episode has its own file
+    if not v3 or not isinstance(feature, dict) or None in numbers:
+        return None
+    try:
+        table = pq.read_table(
+            dataset.path / "data", columns=[STATE], filters=[("episode_index", "in", numbers)]
+        )
+        rows = np.array(table[STATE].to_pylist(), np.float32)
+    except (pa.ArrowException, OSError, ValueError, TypeError):
+        return None
+    if rows.ndim != 2 or not len(rows):
+        return None
+    names = feature.get("names")
+    if isinstance(names, dict):
+        names = next(iter(names.values()), None)
+    if not isinstance(names, list) or len(names) != rows.shape[1]:
+        names = [f"state_{dim}" for dim in range(rows.shape[1])]
+    return States(rows, [str(name) for name in names])
+
+
+def lerobot_number(episode_id: str) -> int | None:
+    """12 for "episode_000012"."""
+    found = re.fullmatch(r"episode_(\d+)", episode_id)
+    return int(found[1]) if found else None
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        yield from (Path(folder, name) for name in sorted(names))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return read_json(file)
+    except UserError:
+        return {}
