@@ -141,3 +141,33 @@ def test_other_checkpoints_are_refused(tmp_path, changes, message):
 def test_sizes_that_cannot_be_cut_into_cells_are_refused():
     with pytest.raises(UserError, match="64x120"):
         CompressiveConfig(height=64, width=120)
+
+
+@torch.no_grad()
+def test_the_training_pass_is_encoding_and_decoding(tokenizer):
+    frames = torch.rand(2, 4, 3, 64, 128)
+    (whole, context), (later, tokens) = tokenizer(frames, context_frames=1)
+    full, given = tokenizer.encode(frames)
+    assert torch.equal(context.view(2, 1, -1), full) and torch.equal(tokens.view(2, 3, -1), given)
+    maps = tokenizer.context_maps(full)
+    torch.testing.assert_close(whole, tokenizer.decode_context(maps).flatten(0, 1))
+    torch.testing.assert_close(later, tokenizer.decode_later(given, maps).flatten(0, 1))
+
+
+def test_every_weight_of_the_four_towers_gets_a_gradient():
+    torch.manual_seed(0)
+    tokenizer = CompressiveTokenizer(SMALL)
+    tokenizer.start_in_place()
+    (whole, _), (later, _) = tokenizer(torch.rand(1, 3, 3, 64, 128))
+    (whole.square().mean() + later.square().mean()).backward()
+    for name, parameter in tokenizer.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_saved_in_the_released_form_and_opened_again(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    again = CompressiveTokenizer.from_pretrained(tmp_path)
+    assert again.config == SMALL
+    frames = torch.rand(1, 2, 3, 64, 128)
+    for found, before in zip(again.encode(frames), tokenizer.encode(frames), strict=True):
+        assert torch.equal(found, before)

@@ -42,3 +42,16 @@ def test_positions_of_another_grid_are_interpolated():
         inside[..., 0], (torch.arange(4, 8) / 2 - 0.25)[:, None].expand(4, 8)
     )
     torch.testing.assert_close(inside[..., 2], inside[..., 0] + inside[..., 1])
+
+
+def test_new_blocks_look_at_their_own_place():
+    """A context that differs at one place changes the later frame there most of all."""
+    torch.manual_seed(0)
+    block = CrossAttention(96, (4, 4)).eval()
+    block.start_in_place()
+    z, context = torch.randn(1, 96, 4, 4), torch.randn(1, 1, 96, 4, 4)
+    changed = context.clone()
+    changed[..., 1, 2] = torch.randn(96)
+    with torch.no_grad():
+        moved = (block(z, changed) - block(z, context)).abs().mean(dim=1)[0]
+    assert moved[1, 2] > 5 * moved.flatten().sort().values[-2]
