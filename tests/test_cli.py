@@ -35,7 +35,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         ("vidwm.training.grpo", "finetune"),
         ("vidwm.evaluation.rollout_videos", "render_rollouts"),
         ("vidwm.evaluation.evaluate", "evaluate_command"),
-        ("vidwm.hub", "import_released"),
+        ("vidwm.hub.released", "import_released"),
+        ("vidwm.hub.export", "export"),
     ):
         stand_in = types.ModuleType(module)
         setattr(stand_in, function, noted.append)  # returns None, as commands do that went well

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeAlias
 from vidwm import __version__
 from vidwm.config import (
     EvaluateConfig,
+    ExportConfig,
     FinetuneConfig,
     ImportConfig,
     InspectConfig,
@@ -60,9 +61,15 @@ def _evaluate(config: EvaluateConfig) -> None:
 
 
 def _import(config: ImportConfig) -> None:
-    from vidwm.hub import import_released
+    from vidwm.hub.released import import_released
 
     print(f"import: {import_released(config)}")
+
+
+def _export(config: ExportConfig) -> None:
+    from vidwm.hub.export import export
+
+    print(f"export: {export(config)}")
 
 
 def _inspect(config: InspectConfig) -> None:
@@ -81,6 +88,7 @@ COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int | None], str]] = {
     "rollout": (RolloutConfig, _rollout, "render predicted videos beside the true ones"),
     "evaluate": (EvaluateConfig, _evaluate, "measure a world model on held-out episodes"),
     "import": (ImportConfig, _import, "open a released RLVR-World model as a world model"),
+    "export": (ExportConfig, _export, "write a world model with its card, for the Hub if asked"),
 }
 
 

@@ -295,6 +295,18 @@ class ImportConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportConfig(Options):
+    """A world model as a folder for others."""
+
+    model: Path = required("world model folder")
+    output_dir: Path = required("folder to write; must not exist")
+    dtype: Literal["fp32", "fp16", "bf16"] = option("fp32", "of the weights")
+    report: Path | None = option(None, "report.md of `vidwm evaluate`, for the card")
+    push: str | None = option(None, "also upload it to this Hub repository, owner/name")
+    private: bool = option(True, "whether a repository made for it is private")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RolloutConfig(GivenModelOptions, SamplingOptions, CacheOptions, MachineOptions):
     """Videos of predicted futures beside what happened."""
 

@@ -1,0 +1,1 @@
+"""Hugging Face: released checkpoints in (`released.py`), world models out (`export.py`)."""
