@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidwm.data import hdf5_vlen
 from vidwm.data.datasets import open_dataset
 from vidwm.data.hdf5 import HDF5Dataset
 from vidwm.errors import UserError
@@ -37,7 +38,7 @@ def robomimic(tmp_path: Path, moving: Moving) -> Path:
     path.parent.mkdir()
     with h5py.File(path, "w") as file:
         env_args = {"env_name": "Lift", "env_kwargs": {"control_freq": 25}}
-        file.create_group("data").attrs["env_args"] = json.dumps(env_args)
+        file.create_group("data").attrs["env_args"] = np.bytes_(json.dumps(env_args))
         for i in (10, 11, *range(10)):
             frames, obs = moving(4 + i, seed=i), f"data/demo_{i}/obs"
             file[f"{obs}/agentview_image"] = frames
@@ -298,3 +299,41 @@ def test_more_than_the_memory(robomimic: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     with pytest.raises(UserError, match=r"episode data/demo_0 needs .* GB, but this machine has"):
         open_dataset(robomimic).episode(0)
+
+
+def damage_heaps(path: Path) -> None:
+    """Make the second object of every global heap end where it begins: HDF5 walks it for ever."""
+    content = bytearray(path.read_bytes())
+    heap = content.find(b"GCOL")
+    assert heap > 0
+    while heap > 0:
+        size = int.from_bytes(content[heap + 24 : heap + 32], "little")
+        following = heap + 16 + 16 + -(-size // 8) * 8
+        content[following + 8 : following + 16] = (2**64 - 16).to_bytes(8, "little")
+        heap = content.find(b"GCOL", heap + 1)
+    path.write_bytes(content)
+
+
+def test_a_text_that_the_library_never_comes_back_from(
+    tmp_path: Path, moving: Moving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.h5", "b.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["data/demo_0/obs/front"] = moving(3)
+            file["data/demo_0/actions"] = actions_of(3)
+            file["data"].attrs["env_args"] = json.dumps({"env_kwargs": {"control_freq": 5}})
+    assert open_dataset(tmp_path).fps == 5
+    damage_heaps(tmp_path / "b.h5")
+    monkeypatch.setattr(hdf5_vlen, "SECONDS", 1.0)
+    with pytest.raises(UserError, match=r"b\.h5 is no readable HDF5 file \(the texts"):
+        open_dataset(tmp_path)
+
+
+def test_images_that_the_library_never_comes_back_from(
+    aloha: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage_heaps(aloha / "episode_10.hdf5")
+    monkeypatch.setattr(hdf5_vlen, "SECONDS", 2.0)
+    dataset = open_dataset(aloha)
+    with pytest.raises(UserError, match=r"episode_10\.hdf5, .*images .* cannot be read"):
+        dataset.episode(2)

@@ -16,7 +16,8 @@ import numpy as np
 
 from vidwm.data.clip import Episode
 from vidwm.data.hdf5_file import find, find_array, open_hdf5
-from vidwm.data.hdf5_layouts import Layout, episode_groups, layout_of, natural_order
+from vidwm.data.hdf5_layouts import Layout, episode_groups, layout_of, natural_order, read_texts
+from vidwm.data.hdf5_vlen import StoppedError, byte_rows
 from vidwm.data.images import channels_first, decode_images, to_uint8
 from vidwm.data.reading import (
     build_episode,
@@ -57,10 +58,11 @@ class HDF5Dataset:
         self._places: list[_Place] = []
         self.episode_ids: Sequence[str] = []
         ids = list[str]()
+        texts = read_texts(files)
         for file in files:
             stem = file.relative_to(root).with_suffix("").as_posix() if root else ""
             with open_hdf5(file) as opened:
-                layout = layout_of(opened)
+                layout = layout_of(opened, texts[file])
                 groups = episode_groups(opened, layout, split)
                 if not self._places:
                     self._describe(opened, groups[0], layout, camera)
@@ -90,8 +92,10 @@ class HDF5Dataset:
             actions = _array(file, f"{place.group}/{place.layout.action}")
             if _is_pixels(images):
                 stored: np.ndarray | list[bytes] = _pixels(images, start, stop, source)
+            elif h5py.check_vlen_dtype(images.dtype) is None:
+                stored = [row.tobytes() for row in images[start:stop]]
             else:
-                stored = _encoded(images, start, stop)
+                stored = _own_lengths(place.file, images.name, start, stop, source)
             rows = _rows(actions, place.layout, start, stop)
         if isinstance(stored, list):
             frames = decode_images(stored, source=source, first=start)
@@ -103,7 +107,7 @@ class HDF5Dataset:
             source,
             id=self.episode_ids[index],
             frames=channels_first(frames),
-            actions=np.ascontiguousarray(rows, dtype=np.float32),
+            actions=rows,
             fps=self.fps,
             task=place.layout.task,
         )
@@ -182,8 +186,13 @@ def _pixels(array: h5py.Dataset, start: int, stop: int, source: str) -> np.ndarr
     return pixels
 
 
-def _encoded(array: h5py.Dataset, start: int, stop: int) -> list[bytes]:
-    return [row.tobytes() for row in array[start:stop]]
+def _own_lengths(file: Path, array: str, start: int, stop: int, source: str) -> list[bytes]:
+    try:
+        return byte_rows(file, array, start, stop)
+    except StoppedError as stopped:
+        raise UserError(
+            f"{source}: the images {array} cannot be read; copy the file again or remove it."
+        ) from stopped
 
 
 def _rows(actions: h5py.Dataset, layout: Layout, start: int, stop: int) -> np.ndarray:
@@ -191,5 +200,6 @@ def _rows(actions: h5py.Dataset, layout: Layout, start: int, stop: int) -> np.nd
     wanted = np.arange(start, stop) + int(layout.action_led_here)
     wanted = wanted.clip(max=len(actions) - 1)
     rows: np.ndarray = actions[wanted[0] : wanted[-1] + 1]
-    rows = rows[wanted - wanted[0]]
-    return rows
+    with np.errstate(over="ignore"):  # infinity is found by Episode
+        chosen: np.ndarray = rows[wanted - wanted[0]].astype(np.float32)
+    return chosen

@@ -116,13 +116,5 @@ def _check_size(array: h5py.Dataset, where: str) -> None:
         )
 
 
-def text_of(holder: h5py.Group, key: str) -> str:
-    """A text attribute, "" if it is absent or no text."""
-    value = holder.attrs.get(key, "")
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return value if isinstance(value, str) else ""
-
-
 def _place(group: h5py.Group, name: str) -> str:
     return f"{group.file.filename}: {group.name.rstrip('/')}/{name.strip('/')}"

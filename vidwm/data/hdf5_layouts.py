@@ -15,14 +15,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h5py
 
-from vidwm.data.hdf5_file import find, find_array, text_of
+from vidwm.data.hdf5_file import find, find_array, open_hdf5
+from vidwm.data.hdf5_vlen import StoppedError, group_texts
 from vidwm.errors import UserError
 
+TEXTS = ("bddl_file_name", "macros_image_convention", "problem_info", "env_args")
 ROBOSUITE_FPS, ALOHA_FPS = 20.0, 50.0
 
 
@@ -39,17 +43,45 @@ class Layout:
     action_led_here: bool = False
 
 
-def layout_of(file: h5py.File) -> Layout:
+def read_texts(files: Sequence[Path]) -> dict[Path, dict[str, str]]:
+    """The texts that `layout_of` goes by, of each file; those of changing length in one process."""
+    texts: dict[Path, dict[str, str]] = {}
+    careful: list[Path] = []
+    for path in files:
+        with open_hdf5(path) as file:
+            data = find(file, "data")
+            if not isinstance(data, h5py.Group):
+                texts[path] = {}
+                continue
+            attributes = data.attrs
+            known = [key for key in TEXTS if key in attributes]
+            if any(attributes.get_id(key).dtype.kind == "O" for key in known):
+                careful.append(path)
+                continue
+            values = {key: attributes[key] for key in known}
+            fixed = {key: value for key, value in values.items() if isinstance(value, bytes)}
+            texts[path] = {key: value.decode(errors="replace") for key, value in fixed.items()}
+    try:
+        texts.update(zip(careful, group_texts(careful, "data", TEXTS), strict=True))
+    except StoppedError as stopped:
+        raise UserError(
+            f"{careful[stopped.args[0]]} is no readable HDF5 file (the texts of its group data "
+            f"cannot be read); copy it again or remove it."
+        ) from stopped
+    return texts
+
+
+def layout_of(file: h5py.File, texts: dict[str, str]) -> Layout:
     """UserError names what was looked for if the file is of neither tree."""
     data = find(file, "data")
     if isinstance(data, h5py.Group):
-        libero = bool(text_of(data, "bddl_file_name"))
-        convention = text_of(data, "macros_image_convention")
+        libero = bool(texts.get("bddl_file_name"))
+        convention = texts.get("macros_image_convention", "")
         first = next(iter(data), "")
         if not convention and (libero or find(data, f"{first}/obs/agentview_rgb") is not None):
             convention = "opengl"
-        problem = _json(text_of(data, "problem_info"))
-        kwargs = _json(text_of(data, "env_args")).get("env_kwargs")
+        problem = _json(texts.get("problem_info", ""))
+        kwargs = _json(texts.get("env_args", "")).get("env_kwargs")
         rate = kwargs.get("control_freq") if isinstance(kwargs, dict) else None
         return Layout(
             name="LIBERO" if libero else "robomimic",
@@ -85,11 +117,11 @@ def episode_groups(file: h5py.File, layout: Layout, split: str | None) -> list[s
 def _split(file: h5py.File, split: str) -> set[str]:
     """Names of the demonstrations under mask/<split>."""
     mask = find_array(file, f"mask/{split}")
-    if mask is None or mask.ndim != 1:
+    if mask is None or mask.ndim != 1 or mask.dtype.kind != "S":
         masks = find(file, "mask")
         known = ", ".join(sorted(masks)) if isinstance(masks, h5py.Group) else "none"
         raise UserError(f"{file.filename} has no split {split!r} under mask; it has {known}.")
-    return {name.decode() if isinstance(name, bytes) else str(name) for name in mask[()]}
+    return {name.decode(errors="replace") for name in mask[()]}
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:
