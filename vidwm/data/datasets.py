@@ -7,6 +7,8 @@ from pathlib import Path
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.hdf5 import SUFFIXES, HDF5Dataset
 from vidwm.data.lerobot import LeRobotDataset
+from vidwm.data.manifest import ManifestDataset
+from vidwm.data.manifest_file import NAMES
 from vidwm.data.npz import NpzDataset
 from vidwm.data.rlds import RLDSDataset, find_rlds
 from vidwm.errors import UserError
@@ -34,12 +36,15 @@ def open_dataset(
         )
     if rlds:
         return RLDSDataset(rlds[0], camera=camera, split=split)
+    manifest = next((path / name for name in NAMES if (path / name).is_file()), path)
+    if manifest.suffix in (".jsonl", ".csv"):
+        return ManifestDataset(manifest, camera=camera, split=split)
     if path.suffix in SUFFIXES or any(next(path.rglob("*" + s), None) for s in SUFFIXES):
         return HDF5Dataset(path, camera=camera, split=split)
     if path.suffix == ".npz" or next(path.rglob("*.npz"), None):
         return NpzDataset(path, camera=camera, split=split)
     raise UserError(
         f"Dataset {path} is of no known format; looked for meta/info.json (LeRobotDataset), "
-        f"dataset_info.json with features.json up to two folders down (RLDS), *.hdf5, *.h5 "
-        f"and *.npz files."
+        f"dataset_info.json with features.json up to two folders down (RLDS), {' or '.join(NAMES)} "
+        f"(videos), *.hdf5, *.h5 and *.npz files."
     )

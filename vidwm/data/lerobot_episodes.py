@@ -90,7 +90,7 @@ def _list_own(root: Path, info: LeRobotInfo, camera: str) -> list[EpisodeRow]:
     file = root / "meta" / "episodes.jsonl"
     tasks = _read_tasks(root, info)
     rows = []
-    for values in read_json_lines(linked_inside(root, file)):
+    for values in read_json_lines(linked_inside(root, file)).values():
         with _stated_in(file, info):
             index = int(values["episode_index"])
             place = {"episode_chunk": index // info.chunks_size, "episode_index": index}
@@ -122,7 +122,7 @@ def _read_tasks(root: Path, info: LeRobotInfo) -> dict[int, str]:
     if not file.exists():
         return {}
     with _stated_in(file, info):
-        lines = read_json_lines(linked_inside(root, file))
+        lines = read_json_lines(linked_inside(root, file)).values()
         return {int(line["task_index"]): str(line["task"]) for line in lines}
 
 

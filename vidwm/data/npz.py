@@ -13,28 +13,18 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vidwm.data.clip import Episode
 from vidwm.data.images import channels_first, to_uint8
+from vidwm.data.npy import Header, read_header
 from vidwm.data.reading import MAX_DEFLATE_RATIO, build_episode, choose_camera, files_below
 from vidwm.errors import UserError
 
 FPS = 10.0
 ACTION, STACKED = "action", "observation"
-READ_HEADER = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-
-
-@dataclass(frozen=True)
-class _Header:
-    shape: tuple[int, ...]
-    dtype: np.dtype
 
 
 class NpzDataset:
@@ -100,7 +90,7 @@ class NpzDataset:
             fps=self.fps,
         )
 
-    def _length(self, file: Path, headers: dict[str, _Header]) -> int:
+    def _length(self, file: Path, headers: dict[str, Header]) -> int:
         """Frames of the episode; UserError if its arrays do not fit together."""
         if self.camera not in headers or not _is_camera(self.camera, headers[self.camera]):
             raise UserError(
@@ -122,7 +112,7 @@ class NpzDataset:
         return length
 
 
-def _is_camera(key: str, header: _Header) -> bool:
+def _is_camera(key: str, header: Header) -> bool:
     if len(header.shape) != 4 or header.shape[0] < 1:
         return False
     if key == STACKED:
@@ -130,20 +120,20 @@ def _is_camera(key: str, header: _Header) -> bool:
     return header.shape[3] == 3 and header.dtype.kind in "fiu"
 
 
-def _read_headers(file: Path) -> dict[str, _Header]:
+def _read_headers(file: Path) -> dict[str, Header]:
     """Shape and dtype of every array, without reading the arrays."""
-    headers: dict[str, _Header] = {}
+    headers: dict[str, Header] = {}
     try:
         with zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
                 with archive.open(member) as stream:
-                    read_header = READ_HEADER[np.lib.format.read_magic(stream)]
-                    shape, _, dtype = read_header(stream)
-                size = int(np.prod([dtype.itemsize, *shape], dtype=object))
+                    header = read_header(stream)
                 claims = member.file_size <= MAX_DEFLATE_RATIO * (member.compress_size + 1)
-                if not dtype.hasobject and (size > member.file_size or not claims):
+                if not header.dtype.hasobject and (
+                    header.num_bytes > member.file_size or not claims
+                ):
                     raise ValueError(f"array {member.filename} is shorter than it says")
-                headers[member.filename.removesuffix(".npy")] = _Header(shape, dtype)
+                headers[member.filename.removesuffix(".npy")] = header
     except _DAMAGE as error:
         raise _damaged(file, error) from error
     return headers

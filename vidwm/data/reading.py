@@ -19,28 +19,33 @@ from vidwm.errors import UserError
 MAX_DEFLATE_RATIO = 1100  # deflate cannot compress further: a file that claims more is damaged
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; UserError names the file if it is anything else."""
+def read_any_json(path: Path) -> Any:
+    """The JSON value in a file; UserError names the file if there is none."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; the dataset is incomplete.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON ({error}); restore the file.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; UserError names the file if it is anything else."""
+    value = read_any_json(path)
     if not isinstance(value, dict):
         raise UserError(f"{path} must hold a JSON object, not {type(value).__name__}.")
     return value
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects in a file, one a line; UserError names the file and the line if not so."""
+def read_json_lines(path: Path) -> dict[int, dict[str, Any]]:
+    """Line number (from 1) -> the JSON object there; UserError names a line that is none."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; the dataset is incomplete.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable text ({error}); restore the file.") from error
-    rows = []
+    rows: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -52,7 +57,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             ) from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number} must hold a JSON object.")
-        rows.append(row)
+        rows[number] = row
     return rows
 
 
