@@ -19,7 +19,7 @@ from vidwm.options import Options, option, required
 class DataOptions(Options):
     """Which episodes and frames are read."""
 
-    data: Path = required("dataset: a LeRobot or RLDS folder, or npz episodes")
+    data: Path = required("dataset: LeRobot, RLDS, HDF5, npz, or videos with a manifest")
     camera: str | None = option(None, "camera to read, where there are several")
     split: str | None = option(None, "split of the dataset to read, where it names some")
 
