@@ -58,6 +58,17 @@ def test_replay_buffers_store_the_action_that_led_here(tmp_path: Path, moving: M
     assert (episode.actions == actions[[1, 2, 3, 4, 5, 5]]).all()
 
 
+@pytest.mark.parametrize("key", ["image", "observation"])
+def test_a_span_is_a_cut_of_the_episode(tmp_path: Path, moving: Moving, key: str) -> None:
+    frames = moving(6) if key == "image" else np.tile(moving(6).transpose(0, 3, 1, 2), (1, 3, 1, 1))
+    save(tmp_path, **{key: frames, "action": actions_of(6)})
+    dataset = open_dataset(tmp_path)
+    whole, cut = dataset.episode(0), dataset.span(0, 2, 5)
+    assert (cut.frames == whole.frames[2:5]).all() and (cut.actions == whole.actions[2:5]).all()
+    with pytest.raises(ValueError, match="of an episode of 6 frames"):
+        dataset.span(0, 3, 7)
+
+
 def test_files_are_sorted_and_split(tmp_path: Path, moving: Moving) -> None:
     for number, name in enumerate(("val_eps_0.npz", "train_eps_1.npz", "b/train_eps_0.npz")):
         save(tmp_path, name, image=moving(3 + number), action=actions_of(3 + number))
@@ -176,6 +187,51 @@ def test_an_array_shorter_than_its_header_says(tmp_path: Path) -> None:
         archive.writestr("image.npy", b"\x93NUMPY\x01\x00" + bytes([len(header), 0]) + header)
     with pytest.raises(UserError, match=r"a\.npz .*array image\.npy is shorter than it says"):
         open_dataset(tmp_path)
+
+
+def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What deflate makes of zeros is small; how large it grows is known before it is read."""
+    save(tmp_path, image=np.zeros((99, 64, 64, 3), np.uint8), action=actions_of(99))
+    assert len(open_dataset(tmp_path).episode(0)) == 99
+    monkeypatch.setattr("os.sysconf", lambda name: 1000)  # a million bytes of memory
+    with pytest.raises(UserError, match=r"a\.npz needs 0\.0 GB, but this machine has"):
+        open_dataset(tmp_path).episode(0)
+
+
+def test_more_than_deflate_can_compress(tmp_path: Path, moving: Moving) -> None:
+    """The archive's list of members claims sizes too."""
+    path = save(tmp_path, image=moving(3), action=actions_of(3))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"PK\x01\x02") + 24
+    content[place : place + 4] = (4 * 10**9).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.npz is no readable npz file"):
+        open_dataset(tmp_path)
+
+
+def test_an_episode_of_no_frames(tmp_path: Path) -> None:
+    save(tmp_path, image=np.zeros((0, 8, 8, 3), np.uint8), action=np.zeros((0, 4)))
+    with pytest.raises(UserError, match=r"a\.npz"):
+        open_dataset(tmp_path)
+    save(tmp_path, image=np.zeros((3, 0, 8, 3), np.uint8), action=actions_of(3))
+    with pytest.raises(UserError, match=r"a\.npz: Episode a is empty, \(3, 3, 0, 8\); remove it"):
+        open_dataset(tmp_path).episode(0)
+
+
+def test_a_file_that_changes_while_it_is_used(tmp_path: Path, moving: Moving) -> None:
+    save(tmp_path, image=moving(3), action=actions_of(3))
+    dataset = open_dataset(tmp_path)
+    save(tmp_path, image=moving(4), action=actions_of(4))
+    with pytest.raises(UserError, match=r"a\.npz has changed since the dataset was opened"):
+        dataset.episode(0)
+
+
+def test_links_that_leave_the_folder(tmp_path: Path, moving: Moving) -> None:
+    save(tmp_path, image=moving(3), action=actions_of(3))
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/a.npz").symlink_to("../a.npz")
+    with pytest.raises(UserError, match=r"set/a\.npz is a link to .*, outside of"):
+        open_dataset(tmp_path / "set")
 
 
 def test_real_pushing(shared: Path) -> None:

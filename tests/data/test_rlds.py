@@ -112,6 +112,14 @@ def test_episodes_come_back(toy: Path, tmp_path: Path, moving: Moving) -> None:
     assert (wrist.frames.transpose(0, 2, 3, 1) == moving(4)[:, ::-1]).all()
 
 
+def test_a_span_is_a_cut_of_the_episode(toy: Path) -> None:
+    dataset = open_dataset(toy)
+    whole, cut = dataset.episode(2), dataset.span(2, 1, 4)
+    assert (cut.frames == whole.frames[1:4]).all() and (cut.actions == whole.actions[1:4]).all()
+    with pytest.raises(ValueError, match="of an episode of 6 frames"):
+        dataset.span(2, 5, 7)
+
+
 @pytest.mark.parametrize(("name", "fps"), [("bridge_dataset", 5), ("fractal20220817_data", 3)])
 def test_fps_table(toy: Path, edit_json: EditJson, name: str, fps: float) -> None:
     def rename(info: dict[str, Any]) -> None:

@@ -171,7 +171,9 @@ def test_an_episode_larger_than_the_cache_is_still_read() -> None:
 def test_sizes_must_agree_or_be_given() -> None:
     dataset = Recordings(lengths=[4, 4], height=[8, 12])
     mixed = ClipSource(dataset, clip_frames=2, frame_skip=1, episodes=[0, 1])
-    with pytest.raises(UserError, match=r"memory holds frames of the sizes .*\(8, 8\), \(12, 12\)"):
+    with pytest.raises(
+        UserError, match=r"memory holds .* sizes, 8x8 \(e0\) and 12x12 \(e1\); give"
+    ):
         mixed.batch([0, 5])
     resized = ClipSource(dataset, clip_frames=2, frame_skip=1, episodes=[0, 1], size=(6, 10))
     assert resized.batch([0, 5]).frames.shape == (2, 2, 3, 6, 10)

@@ -14,7 +14,7 @@ Legend of shape letters, used in every docstring of the package:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -47,6 +47,8 @@ class Episode:
                 f"Episode {self.id}: frames must be (T, 3, H, W) uint8, "
                 f"got {frames.shape} {frames.dtype}."
             )
+        if not frames.size:
+            raise UserError(f"Episode {self.id} is empty, {frames.shape}; remove it.")
         if actions.ndim != 2 or len(actions) != len(frames) or actions.dtype != np.float32:
             raise UserError(
                 f"Episode {self.id}: actions must be (T, A) float32 with one row per frame "
@@ -62,6 +64,17 @@ class Episode:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def cut(self, start: int, stop: int) -> Episode:
+        """Frames start .. stop - 1 with their actions; ValueError if they are not all there."""
+        check_span(start, stop, len(self))
+        return replace(self, frames=self.frames[start:stop], actions=self.actions[start:stop])
+
+
+def check_span(start: int, stop: int, length: int) -> None:
+    """ValueError unless start .. stop - 1 are frames of an episode of that length."""
+    if not 0 <= start < stop <= length:
+        raise ValueError(f"frames {start} to {stop - 1} of an episode of {length} frames")
+
 
 class EpisodeDataset(Protocol):
     """Recorded episodes of one robot, opened by `vidwm.data.datasets.open_dataset`."""
@@ -69,6 +82,8 @@ class EpisodeDataset(Protocol):
     path: Path
     format: str
     fps: float
+    cameras: tuple[str, ...]
+    camera: str
     action_names: tuple[str, ...]
     episode_ids: Sequence[str]
     lengths: Sequence[int]
@@ -77,6 +92,10 @@ class EpisodeDataset(Protocol):
 
     def episode(self, index: int) -> Episode:
         """Read one episode; UserError names the file when it is damaged."""
+        ...
+
+    def span(self, index: int, start: int, stop: int) -> Episode:
+        """Frames start .. stop - 1 of an episode, reading no others where the format allows."""
         ...
 
 

@@ -1,7 +1,13 @@
-"""open_dataset: which reader a path needs is read off its files, never off a flag."""
+"""open_dataset: which reader a path needs is read off its files, never off a flag.
+
+A folder must be of one format: two are an error that names both, since picking one would be a guess
+about the user's data.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from vidwm.data.clip import EpisodeDataset
@@ -13,6 +19,10 @@ from vidwm.data.npz import NpzDataset
 from vidwm.data.rlds import RLDSDataset, find_rlds
 from vidwm.errors import UserError
 
+LEROBOT_INFO = Path("meta", "info.json")
+MANIFEST_SUFFIXES = (".jsonl", ".csv")
+EPISODE_FILES = {**dict.fromkeys(SUFFIXES, "HDF5"), ".npz": "npz"}
+
 
 def open_dataset(
     path: str | Path, *, camera: str | None = None, split: str | None = None
@@ -20,31 +30,72 @@ def open_dataset(
     """Open recorded episodes in any known format, by what the files are.
 
     `camera` is one of the dataset's cameras, `split` one of its splits; None takes the reader's
-    default, stated in its docstring. UserError if the path does not exist, is of no known format,
-    is damaged, or has no such camera or split.
+    default, stated in its docstring. UserError if the path does not exist, is of no known format or
+    of several, is damaged, or has no such camera or split.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"Dataset {path} does not exist; expected a folder of recorded episodes.")
-    if (path / "meta" / "info.json").is_file():
-        return LeRobotDataset(path, camera=camera, split=split)
-    rlds = find_rlds(path)
-    if len(rlds) > 1:
+    found = dict(_formats(path))
+    if len(found) > 1:
+        named = " and ".join(f"{name} ({file.relative_to(path)})" for name, file in found.items())
         raise UserError(
-            f"Dataset {path} holds several RLDS datasets or versions "
-            f"({', '.join(str(found.relative_to(path)) for found in rlds)}); name one of them."
+            f"Dataset {path} holds several formats, {named}; keep one, or move the others into "
+            f"folders beside it."
         )
-    if rlds:
-        return RLDSDataset(rlds[0], camera=camera, split=split)
-    manifest = next((path / name for name in NAMES if (path / name).is_file()), path)
-    if manifest.suffix in (".jsonl", ".csv"):
-        return ManifestDataset(manifest, camera=camera, split=split)
-    if path.suffix in SUFFIXES or any(next(path.rglob("*" + s), None) for s in SUFFIXES):
-        return HDF5Dataset(path, camera=camera, split=split)
-    if path.suffix == ".npz" or next(path.rglob("*.npz"), None):
+    for name, file in found.items():
+        if name == "LeRobotDataset":
+            return LeRobotDataset(path, camera=camera, split=split)
+        if name == "RLDS":
+            return _open_rlds(path, camera, split)
+        if name == "a manifest":
+            return ManifestDataset(file, camera=camera, split=split)
+        if name == "HDF5":
+            return HDF5Dataset(path, camera=camera, split=split)
         return NpzDataset(path, camera=camera, split=split)
     raise UserError(
-        f"Dataset {path} is of no known format; looked for meta/info.json (LeRobotDataset), "
+        f"Dataset {path} is of no known format; looked for {LEROBOT_INFO} (LeRobotDataset), "
         f"dataset_info.json with features.json up to two folders down (RLDS), {' or '.join(NAMES)} "
         f"(videos), *.hdf5, *.h5 and *.npz files."
     )
+
+
+def _formats(path: Path) -> Iterator[tuple[str, Path]]:
+    """Every format that a path has files of, with the first such file."""
+    if not path.is_dir():
+        by_suffix = {**dict.fromkeys(MANIFEST_SUFFIXES, "a manifest"), **EPISODE_FILES}
+        if path.suffix in by_suffix:
+            yield by_suffix[path.suffix], path
+        return
+    if (path / LEROBOT_INFO).is_file():
+        yield "LeRobotDataset", path / LEROBOT_INFO
+    for folder in find_rlds(path)[:1]:
+        yield "RLDS", folder / "dataset_info.json"
+    manifests = [path / name for name in NAMES if (path / name).is_file()]
+    if len(manifests) > 1:
+        raise UserError(f"Dataset {path} has both {' and '.join(NAMES)}; keep one of them.")
+    for manifest in manifests:
+        yield "a manifest", manifest
+    yield from _episode_files(path)
+
+
+def _episode_files(path: Path) -> Iterator[tuple[str, Path]]:
+    """The first file of each format that is known by its suffix alone, hidden folders left out."""
+    missing = set(EPISODE_FILES.values())
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names) if missing else ():
+            kind = EPISODE_FILES.get(os.path.splitext(name)[1])
+            if kind in missing:
+                missing.remove(kind)
+                yield kind, Path(folder, name)
+
+
+def _open_rlds(path: Path, camera: str | None, split: str | None) -> RLDSDataset:
+    found = find_rlds(path)
+    if len(found) > 1:
+        raise UserError(
+            f"Dataset {path} holds several RLDS datasets or versions "
+            f"({', '.join(str(folder.relative_to(path)) for folder in found)}); name one of them."
+        )
+    return RLDSDataset(found[0], camera=camera, split=split)

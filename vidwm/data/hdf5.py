@@ -14,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from vidwm.data.clip import Episode
+from vidwm.data.clip import Episode, check_span
 from vidwm.data.hdf5_file import find, find_array, open_hdf5
 from vidwm.data.hdf5_layouts import Layout, episode_groups, layout_of, natural_order, read_texts
 from vidwm.data.hdf5_vlen import StoppedError, byte_rows
@@ -22,7 +22,6 @@ from vidwm.data.images import channels_first, decode_images, to_uint8
 from vidwm.data.reading import (
     build_episode,
     check_fits_memory,
-    check_span,
     choose_camera,
     files_below,
 )

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidwm.data.clip import Episode
+from vidwm.data.clip import Episode, check_span
 from vidwm.data.images import channels_first, decode_images
 from vidwm.data.lerobot_episodes import EpisodeRow, list_episodes
 from vidwm.data.lerobot_info import read_info, split_range
 from vidwm.data.parquet import first_line, open_parquet
-from vidwm.data.reading import build_episode, check_span, choose_camera, inside
+from vidwm.data.reading import build_episode, choose_camera, inside
 from vidwm.data.video import read_frames
 from vidwm.errors import UserError
 

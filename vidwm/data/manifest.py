@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from vidwm.data.clip import Episode
+from vidwm.data.clip import Episode, check_span
 from vidwm.data.images import channels_first
 from vidwm.data.manifest_file import ManifestRow, read_manifest
 from vidwm.data.npy import read_npy
-from vidwm.data.reading import build_episode, check_span, choose_camera, read_any_json
+from vidwm.data.reading import build_episode, choose_camera, read_any_json
 from vidwm.data.video import read_frames
 from vidwm.data.video_facts import video_facts
 from vidwm.errors import UserError

@@ -20,7 +20,13 @@ import numpy as np
 from vidwm.data.clip import Episode
 from vidwm.data.images import channels_first, to_uint8
 from vidwm.data.npy import Header, read_header
-from vidwm.data.reading import MAX_DEFLATE_RATIO, build_episode, choose_camera, files_below
+from vidwm.data.reading import (
+    MAX_DEFLATE_RATIO,
+    build_episode,
+    check_fits_memory,
+    choose_camera,
+    files_below,
+)
 from vidwm.errors import UserError
 
 FPS = 10.0
@@ -69,6 +75,10 @@ class NpzDataset:
     def episode(self, index: int) -> Episode:
         """Read one episode; UserError names the file when it is damaged."""
         file, length = self._files[index], self.lengths[index]
+        headers = _read_headers(file)
+        if self._length(file, headers) != length:
+            raise UserError(f"{file} has changed since the dataset was opened; open it again.")
+        check_fits_memory(headers[self.camera].num_bytes + headers[ACTION].num_bytes, str(file))
         images, actions = _read_array(file, self.camera), _read_array(file, ACTION)
         if actions.shape[1] != len(self.action_names):
             raise UserError(
@@ -82,13 +92,19 @@ class NpzDataset:
             frames = channels_first(to_uint8(images, source=str(file), key=self.camera))
         if len(actions) < length:
             actions = np.concatenate([actions, actions[-1:]])
+        with np.errstate(over="ignore"):  # infinity is found by Episode
+            actions = np.ascontiguousarray(actions, dtype=np.float32)
         return build_episode(
             str(file),
             id=self.episode_ids[index],
             frames=frames,
-            actions=np.ascontiguousarray(actions, dtype=np.float32),
+            actions=actions,
             fps=self.fps,
         )
+
+    def span(self, index: int, start: int, stop: int) -> Episode:
+        """Frames start .. stop - 1 of an episode; the file must be read whole for them."""
+        return self.episode(index).cut(start, stop)
 
     def _length(self, file: Path, headers: dict[str, Header]) -> int:
         """Frames of the episode; UserError if its arrays do not fit together."""

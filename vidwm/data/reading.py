@@ -121,12 +121,6 @@ def choose_camera(cameras: Sequence[str], camera: str | None, *, where: Path) ->
     raise UserError(f"{where} has no camera {camera!r}; expected one of {', '.join(cameras)}.")
 
 
-def check_span(start: int, stop: int, length: int) -> None:
-    """ValueError unless start .. stop - 1 are frames of an episode of that length."""
-    if not 0 <= start < stop <= length:
-        raise ValueError(f"frames {start} to {stop - 1} of an episode of {length} frames")
-
-
 def check_fits_memory(num_bytes: int, source: str) -> None:
     """UserError for an array larger than this machine's memory, before it is allocated."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vidwm.data.clip import Episode
+from vidwm.data.clip import Episode, check_span
 from vidwm.data.images import channels_first, decode_images
 from vidwm.data.reading import build_episode, choose_camera, inside, read_json
 from vidwm.data.tfexample import parse_example, read_bytes, read_numbers
@@ -87,7 +87,12 @@ class RLDSDataset:
 
     def episode(self, index: int) -> Episode:
         """Read one episode; UserError names the file when it is damaged."""
+        return self.span(index, 0, self.lengths[index])
+
+    def span(self, index: int, start: int, stop: int) -> Episode:
+        """Frames start .. stop - 1 of an episode with their actions; no other image is decoded."""
         place, length = self._places[index], self.lengths[index]
+        check_span(start, stop, length)
         source = f"{place.shard}, record {self.episode_ids[index]}"
         record = read_record(place.shard, place.record)
         try:
@@ -111,8 +116,8 @@ class RLDSDataset:
         return build_episode(
             source,
             id=self.episode_ids[index],
-            frames=channels_first(decode_images(images, source=source)),
-            actions=np.concatenate(actions, axis=1),
+            frames=channels_first(decode_images(images[start:stop], source=source, first=start)),
+            actions=np.concatenate(actions, axis=1)[start:stop],
             fps=self.fps,
             task=bytes(tasks[0]).decode(errors="replace") if tasks else "",
         )

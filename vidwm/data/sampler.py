@@ -153,11 +153,16 @@ class ClipSource:
                 chunk_actions(episode_actions, window.start, self.clip_frames, self.frame_skip)
             )
             keys.append(context_key(self.dataset.episode_ids[window.episode], window.start))
-        if len({clip.shape for clip in frames}) > 1:
-            sizes = sorted({tuple(clip.shape[-2:]) for clip in frames})
+        sizes = {
+            tuple(clip.shape[-2:]): self.windows[i].episode
+            for i, clip in zip(indices, frames, strict=True)
+        }
+        if len(sizes) > 1:
+            ids = self.dataset.episode_ids
+            named = " and ".join(f"{H}x{W} ({ids[e]})" for (H, W), e in sorted(sizes.items()))
             raise UserError(
-                f"{self.dataset.path} holds frames of the sizes (H, W) {sizes}; give one height "
-                f"and width to resize them to."
+                f"{self.dataset.path} holds frames of several sizes, {named}; give one height and "
+                f"width to resize them to."
             )
         return ClipBatch(
             frames=torch.stack(frames), actions=torch.stack(actions), keys=torch.tensor(keys)
