@@ -19,7 +19,9 @@ from vidwm.options import Options, option, required
 class DataOptions(Options):
     """Which episodes and frames are read."""
 
-    data: Path = required("dataset: LeRobot, RLDS, HDF5, npz, or videos with a manifest")
+    data: Path = required(
+        "dataset: LeRobot, RLDS, HDF5, npz, videos with a manifest, or the Hub's owner/name"
+    )
     camera: str | None = option(None, "camera to read, where there are several")
     split: str | None = option(None, "split of the dataset to read, where it names some")
 

@@ -78,9 +78,13 @@ def tokenise(
 
 def _key(dataset: EpisodeDataset, size: tuple[int, int], fingerprint: str) -> str:
     root = dataset.path
-    files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-    stats = [(path, path.stat()) for path in files]
-    listing = [(p.relative_to(root.parent).as_posix(), s.st_size, s.st_mtime_ns) for p, s in stats]
+    commit = getattr(dataset, "commit", None)
+    if commit is not None:  # its files come as they are read, so a listing would change
+        listing: object = commit
+    else:
+        files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
+        stats = [(p.relative_to(root.parent).as_posix(), p.stat()) for p in files]
+        listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
     camera = getattr(dataset, "camera", None)
     facts = [listing, list(dataset.episode_ids), list(dataset.lengths), camera, size, fingerprint]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.hdf5 import SUFFIXES, HDF5Dataset
+from vidwm.data.hub_dataset import hub_name, open_hub_dataset
 from vidwm.data.lerobot import LeRobotDataset
 from vidwm.data.manifest import ManifestDataset
 from vidwm.data.manifest_file import NAMES
@@ -29,13 +30,20 @@ def open_dataset(
 ) -> EpisodeDataset:
     """Open recorded episodes in any known format, by what the files are.
 
+    `path` is a folder or file, or a LeRobotDataset of the Hugging Face Hub (hub_dataset.py).
     `camera` is one of the dataset's cameras, `split` one of its splits; None takes the reader's
     default, stated in its docstring. UserError if the path does not exist, is of no known format or
     of several, is damaged, or has no such camera or split.
     """
+    on_hub = hub_name(path)
+    if on_hub is not None:
+        return open_hub_dataset(on_hub, camera=camera, split=split)
     path = Path(path)
     if not path.exists():
-        raise UserError(f"Dataset {path} does not exist; expected a folder of recorded episodes.")
+        raise UserError(
+            f"Dataset {path} does not exist; expected a folder of recorded episodes, or a dataset "
+            f"of the Hugging Face Hub as hf://datasets/<owner>/<name>."
+        )
     found = dict(_formats(path))
     if len(found) > 1:
         named = " and ".join(f"{name} ({file.relative_to(path)})" for name, file in found.items())

@@ -21,7 +21,7 @@ from vidwm.data.images import channels_first, decode_images
 from vidwm.data.lerobot_episodes import EpisodeRow, list_episodes
 from vidwm.data.lerobot_info import read_info, split_range
 from vidwm.data.parquet import first_line, open_parquet
-from vidwm.data.reading import build_episode, choose_camera, inside
+from vidwm.data.reading import build_episode, choose_camera, inside, inside_name
 from vidwm.data.video import read_frames
 from vidwm.errors import UserError
 
@@ -36,7 +36,8 @@ class LeRobotDataset:
     `camera` is an image or video key, or its last part ("front" for observation.images.front);
     None takes the alphabetically first. `split` is a name under "splits" in meta/info.json; None
     takes every episode, or the first split listed if there are several. `fetch(name)`, where it is
-    given, brings a file of an episode into the folder when that is first read.
+    given, brings a file of an episode into the folder when that is first read; `commit` names the
+    state of the repository that the files then come from.
     """
 
     format = "lerobot"
@@ -48,10 +49,12 @@ class LeRobotDataset:
         camera: str | None = None,
         split: str | None = None,
         fetch: Fetch | None = None,
+        commit: str | None = None,
     ) -> None:
         self.path = Path(path)
         self._info = read_info(self.path / "meta" / "info.json")
         self._fetch = fetch
+        self.commit = commit
         self.version = self._info.version
         self.fps = self._info.fps
         self.cameras = self._info.cameras
@@ -78,12 +81,12 @@ class LeRobotDataset:
         """Frames start .. stop - 1 of an episode with their actions; no other frame is decoded."""
         row = self._rows[index]
         check_span(start, stop, row.length)
-        data_file = self._file(row.data_file)
+        data_file = self._file(row.data_file, self._info.file)
         source = f"{data_file}, episode {row.index}"
         table = self._read_table(data_file, row, start, stop)
         actions = self._actions(table, source)
         if row.video_file:
-            file, begin = self._file(row.video_file), row.video_start + start
+            file, begin = self._file(row.video_file, self._info.file), row.video_start + start
             frames = read_frames(file, begin, stop - start, fps=self.fps)
         else:
             images = self._image_bytes(table, source, start)
@@ -97,10 +100,10 @@ class LeRobotDataset:
             task=row.task,
         )
 
-    def _file(self, name: str) -> Path:
+    def _file(self, name: str, stated_in: Path) -> Path:
         if self._fetch is not None:
-            self._fetch(name)
-        return inside(self.path, name, stated_in=self._info.file)
+            self._fetch(inside_name(self.path, name, stated_in=stated_in))
+        return inside(self.path, name, stated_in=stated_in)
 
     def _check_files(self) -> None:
         """Every file is there and can hold what the episodes claim: now, not mid-training.
@@ -114,7 +117,7 @@ class LeRobotDataset:
         sizes = _Sizes(self.path)
         for name, num_rows in claimed.items():
             if self._info.shared_files:
-                stored = open_parquet(self._file(name)).metadata.num_rows
+                stored = open_parquet(self._file(name, self._info.file)).metadata.num_rows
             else:
                 stored = ROWS_PER_BYTE * sizes.of(name)
             if stored < num_rows:
@@ -176,7 +179,7 @@ class LeRobotDataset:
             if cell.get("bytes"):
                 yield cell["bytes"]
                 continue
-            file = inside(self.path, cell["path"], stated_in=Path(source))
+            file = self._file(cell["path"], Path(source))
             try:
                 yield file.read_bytes()
             except OSError as error:
