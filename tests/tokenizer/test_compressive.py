@@ -171,3 +171,25 @@ def test_saved_in_the_released_form_and_opened_again(tokenizer, tmp_path):
     frames = torch.rand(1, 2, 3, 64, 128)
     for found, before in zip(again.encode(frames), tokenizer.encode(frames), strict=True):
         assert torch.equal(found, before)
+
+
+@pytest.mark.parametrize("size", [(64, 128), (320, 256)])
+def test_what_was_saved_opens_as_it_was_at_any_size(tmp_path, size):
+    # 320 x 256 has as many places as the released 256 x 320, but not the same ones.
+    config = CompressiveConfig(**(vars(SMALL) | {"height": size[0], "width": size[1]}))
+    written = CompressiveTokenizer(config)
+    written.start_in_place()
+    written.save_pretrained(tmp_path)
+    again = CompressiveTokenizer.from_pretrained(tmp_path).state_dict()
+    assert not [n for n, v in written.state_dict().items() if not torch.equal(again[n], v)]
+
+
+def test_positions_of_a_saved_one_are_interpolated_from_its_own_size(tmp_path):
+    written = CompressiveTokenizer(SMALL)
+    ramp = torch.arange(8.0)[:, None].expand(8, 16).flatten()  # by row, 8 of them
+    with torch.no_grad():
+        written.cond_decoder.cross_att_blocks[0].q_pos_emb.copy_(ramp[:, None])
+    written.save_pretrained(tmp_path)
+    wider = CompressiveTokenizer.from_released(tmp_path, 64, 256)
+    table = wider.cond_decoder.cross_att_blocks[0].q_pos_emb.view(8, 32, -1)
+    torch.testing.assert_close(table, torch.arange(8.0).view(8, 1, 1).expand_as(table))

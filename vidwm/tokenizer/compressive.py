@@ -200,21 +200,23 @@ class CompressiveTokenizer(nn.Module):
     def from_released(cls, directory: str | Path, height: int, width: int) -> CompressiveTokenizer:
         """Read a released folder, for frames of any size that its cells divide.
 
-        Positions learned at 256 x 320 are interpolated for other sizes. UserError names a missing,
-        damaged or unlike file.
+        Positions learned at another size, 256 x 320 where the folder names none, are interpolated.
+        UserError names a missing, damaged or unlike file.
         """
         path = Path(directory) / "config.json"
+        values = read_json(path)
         try:
-            config = CompressiveConfig.of_released(read_json(path), height, width)
+            config = CompressiveConfig.of_released(values, height, width)
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{path} does not describe a compressive tokenizer of RLVR-World: {error}."
             ) from error
         tokenizer = cls(config)
         tensors = load_tensors(Path(directory) / WEIGHTS)
+        learned = (values.get("height", RELEASED_SIZE[0]), values.get("width", RELEASED_SIZE[1]))
+        old = (learned[0] // config.downsample, learned[1] // config.downsample)
         for name, block in tokenizer.named_modules():
             if isinstance(block, CrossAttention):
-                old = (RELEASED_SIZE[0] // config.downsample, RELEASED_SIZE[1] // config.downsample)
                 for table in (f"{name}.q_pos_emb", f"{name}.kv_pos_emb"):
                     if table in tensors and len(tensors[table]) == old[0] * old[1]:
                         tensors[table] = resized_positions(tensors[table], old, block.grid)
