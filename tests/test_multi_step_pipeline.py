@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.test_pipeline import FINETUNE, metrics, run, write_episodes
+from tests.test_pipeline import TOKENIZER as FRAME_TOKENIZER
 from vidwm.cli import main
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 
@@ -129,3 +130,27 @@ def test_settings_that_do_not_fit(trained, tmp_path, capsys, changes, message):
     output = ("--output_dir", tmp_path / "run")
     assert main([str(word) for word in (*words, *output)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_post_training_meets_contexts_as_old_as_pretraining_did(trained, tmp_path):
+    words = ("finetune", "--data", trained / "data", *FINETUNE, "--steps", 1)
+    model = ("--model", trained / "pretrain/checkpoints/last/model")
+    for gap in (0, 4):
+        run(*words, *model, "--context_gap", gap, "--output_dir", tmp_path / str(gap))
+    now, older = (metrics(tmp_path / gap)[0] for gap in ("0", "4"))
+    assert now["reward"] == metrics(trained / "finetune")[0]["reward"] != older["reward"]
+    assert older["sampler_gap"] < 0.1
+
+
+def test_gaps_that_make_no_sense_are_told(trained, tmp_path, capsys):
+    data = ("--data", trained / "data", "--steps", 1)
+    run("tokenizer", *data, *FRAME_TOKENIZER, "--output_dir", tmp_path / "run")
+    tokenizer = tmp_path / "run/checkpoints/last/model"
+    model = trained / "pretrain/checkpoints/last/model"
+    for words, message in (
+        (("pretrain", "--tokenizer", tokenizer), "must be 0 with a per-frame tokenizer"),
+        (("finetune", "--model", model, "--target", "reconstruction"), "leave context_gap at 0"),
+    ):
+        given = (*words, *data, "--context_gap", 2, "--output_dir", tmp_path / words[0])
+        assert main([str(word) for word in given]) == 2
+        assert message in capsys.readouterr().err

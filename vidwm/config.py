@@ -193,7 +193,7 @@ class PretrainConfig(NewModelOptions, TrainOptions):
     frame_skip: int = option(1, "recorded frames per model step", at_least=1)
     horizon: int = option(4, "frames predicted", at_least=1)
     context_gap: int = option(
-        0, "compressive tokenizer: how many frames older its context may be", at_least=0
+        0, "multi-step: frames in full come from up to so many steps back (paper: 15)", at_least=0
     )
     action_bins: int = option(256, "bins per action dimension", at_least=2)
     shared_action_ids: bool = option(False, "one set of ids for all dimensions, as RLVR-World")
@@ -264,6 +264,9 @@ class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
     num_iterations: int = option(1, "passes over each rollout batch", at_least=1)
     mini_batches: int = option(1, "updates per pass, each on its share of contexts", at_least=1)
     micro_batch: int = option(0, "contexts per backward pass (0: all at once)", at_least=0)
+    context_gap: int = option(
+        0, "multi-step: frames in full come from up to so many steps back (paper: 15)", at_least=0
+    )
     horizon: int = option(0, "frames to predict, at most the model's (0: all)", at_least=0)
     min_spread: float = option(1e-6, "groups with less reward deviation are dropped", at_least=0)
     eval_every: int = option(25, "steps between held-out scores (0: none)", at_least=0)
@@ -273,6 +276,11 @@ class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
         if self.batch_size % self.mini_batches:
             return [
                 f"mini_batches must divide batch_size = {self.batch_size}, got {self.mini_batches}."
+            ]
+        if self.context_gap and self.target == "reconstruction":
+            return [
+                "target = reconstruction shows frames given the context before them: leave "
+                "context_gap at 0."
             ]
         decoupled = self.combine == "normalise_then_sum"
         if decoupled and (self.credit != "rollout" or self.scale_rewards != "group"):

@@ -128,6 +128,14 @@ def test_chunked_actions() -> None:
     assert chunk_actions(actions, 0, 5, 1).equal(actions)
 
 
+def test_first_frames_of_windows_from_further_back() -> None:
+    source = ClipSource(recordings(9, 9), clip_frames=3, frame_skip=2, episodes=[0, 1])
+    windows = [source.windows.index(Window(1, 4)), source.windows.index(Window(0, 3))]
+    assert source.steps_before(windows) == [2, 1]
+    found = source.first_frames(windows, 2, [2, 0])
+    assert found.dtype == torch.uint8 and found[:, :, 0, 0, 0].tolist() == [[20, 22], [3, 5]]
+
+
 def test_clips_hold_what_was_recorded() -> None:
     source = ClipSource(recordings(7, 6, 3), clip_frames=3, frame_skip=2, episodes=[0, 1, 2])
     assert (len(source.windows), source.dropped) == (3 + 2, 1)

@@ -23,16 +23,29 @@ GAP = 4
 
 
 class Numbered:
-    """A clip source whose frames and actions are their own numbers."""
+    """A clip source whose frames and actions are their own numbers; window i starts at i."""
 
-    clip_frames = LAYOUT.num_frames + GAP
     windows = range(8)
 
     def batch(self, numbers: Any) -> ClipBatch:
-        places = torch.arange(self.clip_frames)
-        frames = places.byte().view(1, -1, 1, 1, 1).expand(len(numbers), -1, 3, 1, 1)
-        actions = places.float().view(1, -1, 1).expand(len(numbers), -1, 1)
-        return ClipBatch(frames=frames, actions=actions, keys=torch.zeros(len(numbers)).long())
+        places = torch.tensor([*numbers])[:, None] + torch.arange(LAYOUT.num_frames)
+        return ClipBatch(
+            frames=pictures(places),
+            actions=places.float()[..., None],
+            keys=torch.zeros(len(places)).long(),
+        )
+
+    def steps_before(self, numbers: Any) -> list[int]:
+        return [*numbers]
+
+    def first_frames(self, numbers: Any, count: int, back: Any) -> Tensor:
+        return pictures(
+            (torch.tensor([*numbers]) - torch.tensor(back))[:, None] + torch.arange(count)
+        )
+
+
+def pictures(numbers: Tensor) -> Tensor:
+    return numbers.byte()[..., None, None, None].expand(*numbers.shape, 3, 1, 1)
 
 
 class Reader:
@@ -48,20 +61,22 @@ class Reader:
 
 @pytest.fixture
 def windows() -> EncodedWindows:
-    return EncodedWindows(Numbered(), Reader(), torch.device("cpu"))  # type: ignore[arg-type]
+    return EncodedWindows(Numbered(), Reader(), torch.device("cpu"), GAP)  # type: ignore[arg-type]
 
 
-def test_context_is_the_start_and_what_follows_begins_up_to_the_gap_later(windows) -> None:
-    clips = windows.batch(range(200), draw=3)
-    last = LAYOUT.last_frame(clips.context)[:, 0]
-    assert (LAYOUT.full(clips.context)[..., 0] == torch.tensor([0, 1])).all()
-    assert last.unique().tolist() == [1, 2, 3, 4, 5]  # c - 1, and up to GAP later
+def test_frames_in_full_come_from_up_to_the_gap_back_as_far_as_there_are_frames(windows) -> None:
+    clips = windows.batch([7] * 300 + [2] * 300 + [0] * 3, draw=3)
+    full, last = LAYOUT.full(clips.context)[..., 0], LAYOUT.last_frame(clips.context)[:, 0]
+    assert torch.equal(full[:, 1], full[:, 0] + 1)
+    assert last.tolist() == [8] * 300 + [3] * 300 + [1] * 3  # c - 1 frames on, whatever the gap
+    far, near = (7 - full[:300, 0]).bincount(), (2 - full[300:600, 0]).bincount()
+    assert len(far) == GAP + 1 and far.min() > 40
+    assert len(near) == 3 and near.min() > 70 and (full[600:, 0] == 0).all()
     assert torch.equal(clips.tokens[..., 0], last[:, None] + torch.arange(1, 4))
-    # The action of the last context frame is the one taken at the frame that is shown first.
     assert torch.equal(clips.actions[:, 1:, 0].long(), last[:, None] + torch.arange(4))
 
 
 def test_a_draw_is_repeated_to_the_bit_and_another_is_not(windows) -> None:
-    first, again, other = (windows.batch(range(50), draw=draw) for draw in (3, 3, 4))
+    first, again, other = (windows.batch([6] * 50, draw=draw) for draw in (3, 3, 4))
     assert torch.equal(first.context, again.context) and torch.equal(first.tokens, again.tokens)
     assert not torch.equal(first.context, other.context)

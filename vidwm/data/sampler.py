@@ -168,6 +168,23 @@ class ClipSource:
             frames=torch.stack(frames), actions=torch.stack(actions), keys=torch.tensor(keys)
         )
 
+    def first_frames(self, indices: Sequence[int], count: int, back: Sequence[int]) -> Tensor:
+        """The first `count` frames of these windows, each clip's `back` model steps earlier.
+
+        (B, count, 3, H, W) uint8; no further back than `steps_before`.
+        """
+        places = self.frame_skip * torch.arange(count)
+        chosen = []
+        for index, steps in zip(indices, back, strict=True):
+            window = self.windows[index]
+            frames, _ = self._episode(window.episode)
+            chosen.append(frames[window.start - steps * self.frame_skip + places])
+        return torch.stack(chosen)
+
+    def steps_before(self, indices: Sequence[int]) -> list[int]:
+        """How many model steps the episodes of these windows go back before them."""
+        return [self.windows[index].start // self.frame_skip for index in indices]
+
     def _episode(self, index: int) -> tuple[Tensor, Tensor]:
         """Frames (T, 3, H, W) uint8 and actions (T, A), decoded at most once while they fit."""
         if index in self._cached:

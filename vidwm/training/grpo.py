@@ -29,6 +29,7 @@ from vidwm.rollout.sampling import Sampling
 from vidwm.training.gold import GoldWatch
 from vidwm.training.judge import Judge
 from vidwm.training.loop import Stage, fit
+from vidwm.training.older_context import check_gap, older_context
 from vidwm.training.policy_update import Experience, PolicyUpdate
 from vidwm.training.run_folder import open_run
 from vidwm.training.sharpness import Sharpness
@@ -76,6 +77,7 @@ class GrpoStage(Stage):
                 "stop_when_gold_falls needs held-out episodes, and this model's split has none: "
                 "leave it out."
             )
+        check_gap(model.codec, config.context_gap)
         self.layout = trained_layout(model, config.horizon)
         self.policy = PolicyUpdate(model, self.layout, config, self.sharpness)
 
@@ -85,7 +87,11 @@ class GrpoStage(Stage):
         config, watch = self.config, Stopwatch()
         order = epoch_order(len(self.train.windows), config.seed, step, config.batch_size)
         batch = self.train.batch(order)
-        experience, logs = self.collect(batch, step, watch, updaters["transformer"])
+        older = None
+        if config.context_gap:
+            draw = config.seed * SEED_STRIDE + step
+            older = older_context(self.model, self.train, order, config.context_gap, draw)
+        experience, logs = self.collect(batch, step, watch, updaters["transformer"], older)
         kept = experience.advantages.abs().amax(dim=(1, 2)) > 0
         logs["dropped_groups"] = float((~kept).float().mean())
         with watch.phase("train"):
@@ -96,12 +102,17 @@ class GrpoStage(Stage):
         return logs | {"frames_per_second": frames / sum(watch.seconds.values())}
 
     def collect(
-        self, batch: ClipBatch, step: int, watch: Stopwatch, updater: Updater
+        self,
+        batch: ClipBatch,
+        step: int,
+        watch: Stopwatch,
+        updater: Updater,
+        older: Tensor | None = None,
     ) -> tuple[Experience, dict[str, float | Tensor]]:
-        """Sample and score a group of futures for every context of the batch."""
+        """Sample and score a group of futures for every context of the batch (older, if given)."""
         config, model = self.config, self.model
         with watch.phase("rollout"):
-            frames, context = self._seen(batch)
+            frames, context = self._seen(batch, older)
             bins = model.bins(batch.actions)
             with self.sharpness.folded_into(model.transformer):
                 rollouts = self._rollouts(
@@ -219,10 +230,10 @@ class GrpoStage(Stage):
             for i in range(len(batch))
         }
 
-    def _seen(self, batch: ClipBatch) -> tuple[Tensor, Tensor]:
-        """Frames (B, T, 3, H, W) in [0, 1], and the context (B, ...)."""
+    def _seen(self, batch: ClipBatch, older: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Frames (B, T, 3, H, W) in [0, 1], and the context (B, ...), unless an older is given."""
         frames = batch.float_frames().to(self.device)
-        return frames, self.model.context(frames)
+        return frames, self.model.context(frames) if older is None else older
 
     def _futures(self, transformer: Transformer, batch: ClipBatch, context: Tensor) -> Tensor:
         """One future (B, 1, h, N) of each context, by the same random numbers every time."""

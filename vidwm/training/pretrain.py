@@ -37,6 +37,7 @@ from vidwm.rollout.sampling import Sampling
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, Tokenizer, open_tokenizer
 from vidwm.training.loop import Stage, fit
+from vidwm.training.older_context import check_gap
 from vidwm.training.run_folder import open_run
 from vidwm.training.runtime import seed_everything
 from vidwm.training.token_windows import CachedWindows, Clips, EncodedWindows, TokenWindows
@@ -156,6 +157,7 @@ def pretrain(config: PretrainConfig) -> Path:
     train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
     seed_everything(config.seed)
     model = new_world_model(config, dataset, tokenizer, train)
+    check_gap(model.codec, config.context_gap)
     clips = None
     if not isinstance(tokenizer, CompressiveTokenizer):
         clips = tokenised(config, dataset, tokenizer)
@@ -198,12 +200,12 @@ def encoded_windows(
     """Windows whose tokens are made when they are read."""
     source = ClipSource(
         dataset,
-        clip_frames=model.layout.num_frames + config.context_gap,
+        clip_frames=model.layout.num_frames,
         frame_skip=config.frame_skip,
         episodes=episodes,
         size=model.size,
     )
-    return EncodedWindows(source, cast(CompressiveCodec, model.codec), device)
+    return EncodedWindows(source, cast(CompressiveCodec, model.codec), device, config.context_gap)
 
 
 def new_world_model(

@@ -2,8 +2,7 @@
 
 A frame's tokens are its own with a frame tokenizer, so they come from a cache (`CachedWindows`).
 With a compressive tokenizer they depend on the context as well, and are made when they are needed
-(`EncodedWindows`). There the context may be older than what is shown, as it is in long rollouts:
-up to `context_gap` frames, drawn anew every time. RLVR-World draws up to 15 (arXiv 2505.13934).
+(`EncodedWindows`). There the context may be older than what is shown (`older_context`).
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from vidwm.data.cache import TokenClips
 from vidwm.data.sampler import ClipSource, Window
+from vidwm.training.older_context import older_frames
 from vidwm.world_model.codec import CompressiveCodec
 from vidwm.world_model.layout import Layout
 
@@ -57,27 +57,20 @@ class CachedWindows:
 
 
 class EncodedWindows:
-    """Of recorded clips, which hold `context_gap` frames more than the layout's.
+    """Of recorded clips; their frames in full are drawn from up to `gap` steps further back."""
 
-    The first c frames are the context; where the frames that follow it begin is drawn.
-    """
-
-    def __init__(self, source: ClipSource, codec: CompressiveCodec, device: torch.device) -> None:
-        self.source, self.codec, self.device = source, codec, device
-        self.gaps = source.clip_frames - codec.layout.num_frames + 1
+    def __init__(
+        self, source: ClipSource, codec: CompressiveCodec, device: torch.device, gap: int = 0
+    ) -> None:
+        self.source, self.codec, self.device, self.gap = source, codec, device, gap
 
     def __len__(self) -> int:
         return len(self.source.windows)
 
     @torch.no_grad()
     def batch(self, numbers: Sequence[int], draw: int) -> Clips:
-        layout, batch = self.codec.layout, self.source.batch(numbers)
-        c, span = layout.context_frames, layout.num_frames
-        generator = torch.Generator().manual_seed(draw)
-        gaps = torch.randint(self.gaps, (len(batch),), generator=generator)
-        places = gaps[:, None] + torch.arange(span)
-        rows = torch.arange(len(batch))[:, None]
-        frames = batch.float_frames().to(self.device)
-        shown = frames[rows, places[:, c - 1 :]]
-        context, tokens = self.codec.encode_given(frames[:, :c], shown)
-        return Clips(context.cpu(), tokens.cpu(), batch.actions[rows, places])
+        c, batch = self.codec.layout.context_frames, self.source.batch(numbers)
+        full = older_frames(self.source, numbers, c, self.gap, draw).to(self.device)
+        shown = batch.float_frames()[:, c - 1 :].to(self.device)
+        context, tokens = self.codec.encode_given(full, shown)
+        return Clips(context.cpu(), tokens.cpu(), batch.actions)
