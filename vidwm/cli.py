@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from vidwm import __version__
 from vidwm.config import (
+    CheckConfig,
     EvaluateConfig,
     ExportConfig,
     FinetuneConfig,
@@ -78,10 +79,17 @@ def _inspect(config: InspectConfig) -> None:
     inspect_command(config)
 
 
+def _check(config: CheckConfig) -> int:
+    from vidwm.data.check import check_command
+
+    return check_command(config)
+
+
 # Command -> its config, what runs it (and may return an exit code), its line in `--help`; in the
 # order of use. The first of two words is a group of `GROUPS`.
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int | None], str]] = {
     "data inspect": (InspectConfig, _inspect, "say what recordings hold, and draw some of them"),
+    "data check": (CheckConfig, _check, "say what is wrong with recordings, and where"),
     "tokenizer": (TokenizerConfig, _tokenizer, "train the tokenizer: frames to tokens and back"),
     "pretrain": (PretrainConfig, _pretrain, "train a world model by maximum likelihood"),
     "finetune": (FinetuneConfig, _finetune, "post-train a world model with GRPO"),

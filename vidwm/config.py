@@ -45,6 +45,18 @@ class InspectConfig(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckConfig(DataOptions):
+    """What is wrong with recordings, and where."""
+
+    positional: ClassVar[tuple[str, ...]] = ("data",)
+
+    fix_report: Path | None = option(
+        None, "file for the list of good episodes, and what is wrong with the others"
+    )
+    seed: int = option(0, "seed of the choice of episodes whose alignment is tested", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewModelOptions(DataOptions):
     """For a model yet to be made, which keeps its split: later commands hold out the same."""
 

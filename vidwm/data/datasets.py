@@ -26,14 +26,19 @@ EPISODE_FILES = {**dict.fromkeys(SUFFIXES, "HDF5"), ".npz": "npz"}
 
 
 def open_dataset(
-    path: str | Path, *, camera: str | None = None, split: str | None = None
+    path: str | Path,
+    *,
+    camera: str | None = None,
+    split: str | None = None,
+    damaged: dict[str, str] | None = None,
 ) -> EpisodeDataset:
     """Open recorded episodes in any known format, by what the files are.
 
     `path` is a folder or file, or a LeRobotDataset of the Hugging Face Hub (hub_dataset.py).
     `camera` is one of the dataset's cameras, `split` one of its splits; None takes the reader's
     default, stated in its docstring. UserError if the path does not exist, is of no known format or
-    of several, is damaged, or has no such camera or split.
+    of several, is damaged, or has no such camera or split. Where `damaged` is given, episodes with
+    a file of their own that cannot be opened are left out and noted in it (id: why) instead.
     """
     on_hub = hub_name(path)
     if on_hub is not None:
@@ -60,7 +65,7 @@ def open_dataset(
             return ManifestDataset(file, camera=camera, split=split)
         if name == "HDF5":
             return HDF5Dataset(path, camera=camera, split=split)
-        return NpzDataset(path, camera=camera, split=split)
+        return NpzDataset(path, camera=camera, split=split, damaged=damaged)
     raise UserError(
         f"Dataset {path} is of no known format; looked for {LEROBOT_INFO} (LeRobotDataset), "
         f"dataset_info.json with features.json up to two folders down (RLDS), {' or '.join(NAMES)} "

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -32,18 +33,27 @@ from vidwm.errors import UserError
 FPS = 10.0
 ACTION, STACKED = "action", "observation"
 
+In = TypeVar("In")
+Out = TypeVar("Out")
+
 
 class NpzDataset:
     """An `EpisodeDataset` over an npz file, or all npz files below a folder in sorted order.
 
     `camera` is a key of (T, H, W, 3) arrays or `observation`; None takes `image`, else the
     alphabetically first. `split` keeps the files whose path begins with "<split>_" or "<split>/".
+    Where `damaged` is given, files that cannot be episodes are left out and noted in it, id: why.
     """
 
     format = "npz"
 
     def __init__(
-        self, path: str | Path, *, camera: str | None = None, split: str | None = None
+        self,
+        path: str | Path,
+        *,
+        camera: str | None = None,
+        split: str | None = None,
+        damaged: dict[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
         self.fps = FPS
@@ -58,14 +68,22 @@ class NpzDataset:
                 f"{self.path} holds no npz file of split {split!r}; expected files named "
                 f"{split}_*.npz or a folder {split}/."
             )
-        self._files = files
-        self.episode_ids: Sequence[str] = ids
-        first = _read_headers(files[0])
+        headers = _read_each(_read_headers, dict(zip(ids, files, strict=True)), damaged)
+        if not headers:
+            raise UserError(f"{self.path}: none of its {len(files)} npz files is readable.")
+        first = next(iter(headers.values()))
         self.cameras = tuple(sorted(k for k in first if _is_camera(k, first[k])))
         if camera is None and "image" in self.cameras:
             camera = "image"
-        self.camera = choose_camera(self.cameras, camera, where=files[0])
-        self.lengths: Sequence[int] = [self._length(file, _read_headers(file)) for file in files]
+        places = {name: file for name, file in zip(ids, files, strict=True) if name in headers}
+        self.camera = choose_camera(self.cameras, camera, where=next(iter(places.values())))
+        named = {name: (file, headers[name]) for name, file in places.items()}
+        lengths = _read_each(lambda pair: self._length(*pair), named, damaged)
+        if not lengths:
+            raise UserError(f"{self.path}: none of its {len(files)} npz files is an episode.")
+        self._files = [places[name] for name in lengths]
+        self.episode_ids: Sequence[str] = list(lengths)
+        self.lengths: Sequence[int] = list(lengths.values())
         num_dims = first[ACTION].shape[1]
         self.action_names = tuple(f"action_{dim}" for dim in range(num_dims))
 
@@ -126,6 +144,21 @@ class NpzDataset:
                 f"({' or '.join(str(n) for n in allowed)}, A) for {length} frames."
             )
         return length
+
+
+def _read_each(
+    read: Callable[[In], Out], items: dict[str, In], damaged: dict[str, str] | None
+) -> dict[str, Out]:
+    """read(item) of each; a UserError goes to `damaged` under the item's name, or is raised."""
+    found = {}
+    for name, item in items.items():
+        try:
+            found[name] = read(item)
+        except UserError as error:
+            if damaged is None:
+                raise
+            damaged[name] = str(error)
+    return found
 
 
 def _is_camera(key: str, header: Header) -> bool:

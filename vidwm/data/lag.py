@@ -1,0 +1,177 @@
+"""Whether actions lead frames: at which lag does an action tell something about the next motion?
+
+`actions[t]` should lead from frame t to frame t + 1. Shifted by a row, a set trains without a
+complaint and is useless, so the pictures are asked: the motion between frames t and t + 1 (a coarse
+optical flow) is held against the actions of rows t - 2 to t + 2. Plain correlation would be wrong
+twice: robots coast, so that old actions explain today's motion, and policies react, so that coming
+ones do. What counts is news: flow and action are first predicted from what was seen up to frame t
+(appearance, the two motions before), the action from the two actions before it as well, and the
+score of a lag is the share of the action's remainder that the flow's remainder explains, by ridge
+regression cross-validated over episodes, mean over dimensions.
+
+The verdict is by the newest lag that tells something for certain, since that is where an action
+begins to show; where it shows most depends on how late the robot follows. Above 0, motion would
+come before its cause. Below 0, the robot is a frame late or the actions are stored a row early:
+pictures cannot tell which. Dimensions that change slowly (absolute positions, grippers) count by
+their changes. The thresholds were set on four sets, simulated and real, with actions as recorded
+and shifted; fewer than ten episodes often leave it undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vidwm.data.clip import Episode
+from vidwm.data.motion import appearance, flow, small
+
+LAGS = (-2, -1, 0, 1, 2)
+MARGIN = 2  # rows needed before and after
+EARLIER = 2  # actions before the one in question that are accounted for
+FOLDS = 5
+PENALTIES = (3.0, 30.0, 300.0, 3e3)
+APPEARANCE_DIMS = 32
+OUTLIERS = 0.05  # share of values on each side that is clipped
+SLOW = 0.35  # deviation of changes over deviation of values, below which changes count
+SHARE = 0.35  # of the best score: less may be what the flow's roughness leaves behind
+CERTAIN = 3.0  # standard errors, for many episodes
+
+
+@dataclass(frozen=True)
+class LagEvidence:
+    """What the test sees of one episode: flow and appearance per frame, and the actions."""
+
+    flow: np.ndarray
+    appearance: np.ndarray
+    actions: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class LagResult:
+    """For each lag in `LAGS` its score, and that over its standard error; `parts` are averaged."""
+
+    scores: tuple[float, ...]
+    certainty: tuple[float, ...]
+    parts: int
+
+    @property
+    def best(self) -> int:
+        """The lag that explains most."""
+        return LAGS[int(np.argmax(self.scores))]
+
+    @property
+    def onset(self) -> int | None:
+        """The newest lag that tells something for certain; None where none does."""
+        needed = CERTAIN * (1 + 4 / self.parts) ** 0.5  # few parts: their spread is uncertain too
+        certain = [
+            lag
+            for lag, score, errors in zip(LAGS, self.scores, self.certainty, strict=True)
+            if score >= SHARE * max(self.scores) and errors >= needed
+        ]
+        return max(certain, default=None)
+
+
+def lag_evidence(episode: Episode) -> LagEvidence | None:
+    """None where the episode is too short for the test."""
+    if len(episode) < 2 * MARGIN + 2:
+        return None
+    images = small(episode.frames)
+    return LagEvidence(flow(images), appearance(images), episode.actions)
+
+
+def lag_test(seen: Sequence[LagEvidence]) -> LagResult | None:
+    """None where there is too little to say anything: no motion, no change of action."""
+    if not seen:
+        return None
+    motions, pasts, looks, rows, parts = [], [], [], [], []
+    for number, (evidence, actions) in enumerate(zip(seen, _informative(seen), strict=True)):
+        t = np.arange(MARGIN, len(evidence.flow) - MARGIN)
+        motions.append(evidence.flow[t])
+        pasts.append(np.concatenate([evidence.flow[t - 1], evidence.flow[t - 2]], axis=1))
+        looks.append(evidence.appearance[t])
+        lags = range(LAGS[0] - EARLIER, LAGS[-1] + 1)
+        rows.append(np.stack([actions[np.maximum(t + lag, 0)] for lag in lags]))
+        # With few episodes, parts of them in time stand for episodes.
+        block = np.arange(len(t)) * FOLDS // len(t) * (len(seen) < FOLDS)
+        parts.append(number * FOLDS + block)
+    motion, part, actions = np.concatenate(motions), np.concatenate(parts), np.concatenate(rows, 1)
+    count = len(np.unique(part))
+    if count < FOLDS or not actions.shape[2] or not motion.std() > 0:
+        return None
+    past = np.concatenate([np.concatenate(pasts), _principal(np.concatenate(looks))], axis=1)
+    news = motion - _predicted(past, motion, part)
+    scores, certainty = [], []
+    for place in range(EARLIER, EARLIER + len(LAGS)):
+        known = np.concatenate([past, *actions[place - EARLIER : place]], axis=1)
+        left = actions[place] - _predicted(known, actions[place], part)
+        left -= left.mean(axis=0)
+        errors = (left - _predicted(news, left, part)) ** 2
+        total = (left**2).sum(axis=0) + 1e-12
+        scores.append(float(np.maximum(1 - errors.sum(axis=0) / total, 0).mean()))
+        gain = ((left**2 - errors) / total).mean(axis=1)
+        certainty.append(_in_errors(np.array([gain[part == p].sum() for p in np.unique(part)])))
+    return LagResult(scores=tuple(scores), certainty=tuple(certainty), parts=count)
+
+
+def _informative(seen: Sequence[LagEvidence]) -> list[np.ndarray]:
+    """Actions of each episode: outliers clipped, slow ones as changes, constant ones left out."""
+    rows = np.concatenate([evidence.actions for evidence in seen]).astype(np.float64)
+    low, high = np.quantile(rows, [OUTLIERS, 1 - OUTLIERS], axis=0)
+    values = [np.clip(evidence.actions.astype(np.float64), low, high) for evidence in seen]
+    steps = [np.diff(episode, axis=0, prepend=episode[:1]) for episode in values]
+    spread, moved = np.concatenate(values).std(axis=0), np.concatenate(steps).std(axis=0)
+    slow, alive = moved < SLOW * spread, moved > 1e-6 * np.abs(rows).max(axis=0)
+    return [np.where(slow, s, v)[:, alive] for s, v in zip(steps, values, strict=True)]
+
+
+def _principal(values: np.ndarray) -> np.ndarray:
+    """The first principal components of (M, D)."""
+    u, s, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    components: np.ndarray = u[:, :APPEARANCE_DIMS] * s[:APPEARANCE_DIMS]
+    return components
+
+
+def _predicted(inputs: np.ndarray, targets: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Ridge predictions (M, A) of targets from inputs (M, D), each from the folds without it.
+
+    Of `PENALTIES`, each target takes the one that predicts it best.
+    """
+    scaled = ((inputs - inputs.mean(axis=0)) / (inputs.std(axis=0) + 1e-8)).astype(np.float64)
+    targets = targets.astype(np.float64)
+    names = np.random.default_rng(0).permutation(np.unique(parts))
+    guesses = np.empty((len(PENALTIES), *targets.shape))
+    for fold in range(FOLDS):
+        held = np.isin(parts, names[fold::FOLDS])
+        centre, mean = scaled[~held].mean(axis=0), targets[~held].mean(axis=0)
+        x, y = scaled[~held] - centre, targets[~held] - mean
+        guesses[:, held] = mean + _ridge(x, y, scaled[held] - centre)
+    chosen = ((guesses - targets) ** 2).sum(axis=1).argmin(axis=0)
+    best: np.ndarray = np.take_along_axis(guesses, chosen[None, None, :], axis=0)[0]
+    return best
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Predictions (P, K, A) for new rows (K, D) from x (M, D) and y (M, A), one set per penalty.
+
+    In one thread: on a busy machine, many small products in several take ten times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows = torch.from_numpy(x)
+        square, cross = rows.T @ rows, rows.T @ torch.from_numpy(y)
+        eye = torch.eye(len(square), dtype=square.dtype)
+        weights = [torch.linalg.solve(square + penalty * eye, cross) for penalty in PENALTIES]
+        guesses: np.ndarray = (torch.from_numpy(new) @ torch.stack(weights)).numpy()
+        return guesses
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_errors(values: np.ndarray) -> float:
+    """The mean in standard errors of it; 0 where all values are the same."""
+    error = values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean() / error) if error > 0 else 0.0
