@@ -13,6 +13,8 @@ from tests.test_pipeline import FINETUNE, metrics, run, write_episodes
 from tests.test_pipeline import TOKENIZER as FRAME_TOKENIZER
 from vidwm.cli import main
 from vidwm.tokenizer.compressive import CompressiveTokenizer
+from vidwm.training.pretrain import PretrainStage
+from vidwm.world_model.world_model import WorldModel
 
 SIZE = 16
 TOKENIZER = (
@@ -140,6 +142,34 @@ def test_post_training_meets_contexts_as_old_as_pretraining_did(trained, tmp_pat
     now, older = (metrics(tmp_path / gap)[0] for gap in ("0", "4"))
     assert now["reward"] == metrics(trained / "finetune")[0]["reward"] != older["reward"]
     assert older["sampler_gap"] < 0.1
+
+
+@pytest.mark.parametrize("kind", ["frame", "compressive"])
+def test_the_horizon_grows(trained, tmp_path, monkeypatch, kind):
+    lengths = []
+    loss = PretrainStage.loss
+    monkeypatch.setattr(
+        PretrainStage, "loss", lambda self, ids: lengths.append(ids.shape[1]) or loss(self, ids)
+    )
+    data = ("--data", trained / "data", "--log_every", 1, "--horizon_curriculum", 3)
+    tokenizer = trained / "tokenizer/checkpoints/last/model"
+    if kind == "frame":
+        words = ("--data", trained / "data", *FRAME_TOKENIZER, "--steps", 1)
+        run("tokenizer", *words, "--output_dir", tmp_path / "tokenizer")
+        tokenizer = tmp_path / "tokenizer/checkpoints/last/model"
+    pretrain = (*data, *PRETRAIN, "--context_gap", 0, "--tokenizer", tokenizer, "--horizon", 3)
+    run("pretrain", *pretrain, "--steps", 4, "--output_dir", tmp_path / "pretrain")
+    assert [logged["horizon"] for logged in metrics(tmp_path / "pretrain")] == [1, 2, 3, 3]
+    model = tmp_path / "pretrain/checkpoints/last/model"
+    layout = WorldModel.from_pretrained(model).layout
+    short, long = layout.sequence_length - 2 * layout.block, layout.sequence_length
+    assert layout.horizon == 3
+    assert sorted(set(lengths)) == [short, short + layout.block, long]
+    finetune = (*data, *FINETUNE, "--model", model, "--steps", 3)
+    run("finetune", *finetune, "--output_dir", tmp_path / "finetune")
+    logged = metrics(tmp_path / "finetune")
+    assert [step["horizon"] for step in logged] == [1, 2, 3]
+    assert max(step["sampler_gap"] for step in logged) < 0.1
 
 
 def test_gaps_that_make_no_sense_are_told(trained, tmp_path, capsys):

@@ -207,6 +207,9 @@ class PretrainConfig(NewModelOptions, TrainOptions):
     context_gap: int = option(
         0, "multi-step: frames in full come from up to so many steps back (paper: 15)", at_least=0
     )
+    horizon_curriculum: int = option(
+        0, "steps over which the predicted frames grow from 1 to the horizon", at_least=0
+    )
     action_bins: int = option(256, "bins per action dimension", at_least=2)
     shared_action_ids: bool = option(False, "one set of ids for all dimensions, as RLVR-World")
     action_ranges: Literal["quantile", "minmax"] = option("quantile", "ends of the bins (1, 99 %)")
@@ -278,6 +281,9 @@ class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
     micro_batch: int = option(0, "contexts per backward pass (0: all at once)", at_least=0)
     context_gap: int = option(
         0, "multi-step: frames in full come from up to so many steps back (paper: 15)", at_least=0
+    )
+    horizon_curriculum: int = option(
+        0, "steps over which the predicted frames grow from 1 to the horizon", at_least=0
     )
     horizon: int = option(0, "frames to predict, at most the model's (0: all)", at_least=0)
     min_spread: float = option(1e-6, "groups with less reward deviation are dropped", at_least=0)

@@ -110,4 +110,14 @@ def test_other_sizes_are_errors(
     transformer: Transformer, futures: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     with pytest.raises(ValueError, match=r"tokens must be \(B, 3, 3\)"):
-        sequence_logprobs(transformer, LAYOUT, futures[0][:, :, :2], *futures[1:])
+        sequence_logprobs(transformer, LAYOUT, futures[0].repeat(1, 1, 2, 1), *futures[1:])
+
+
+@torch.no_grad()
+def test_fewer_frames_are_as_likely_as_they_are_before_others(
+    transformer: Transformer, futures: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    whole, _ = sequence_logprobs(transformer, LAYOUT, *futures)
+    for frames in (1, 2):
+        some, _ = sequence_logprobs(transformer, LAYOUT, futures[0][:, :, :frames], *futures[1:])
+        torch.testing.assert_close(some, whole[:, :, :frames], rtol=1e-4, atol=1e-5)

@@ -26,6 +26,7 @@ from vidwm.evaluation.strips import strip
 from vidwm.reward.repetition import repetition_rate
 from vidwm.rollout.engine import Rollouts, generate
 from vidwm.rollout.sampling import Sampling
+from vidwm.training.curriculum import horizon_at
 from vidwm.training.gold import GoldWatch
 from vidwm.training.judge import Judge
 from vidwm.training.loop import Stage, fit
@@ -122,6 +123,7 @@ class GrpoStage(Stage):
                     group_size=config.group_size,
                     seed=config.seed * SEED_STRIDE + step,
                     dtype=self._decoding_dtype(updater),
+                    horizon=horizon_at(step, config.horizon_curriculum, self.layout.horizon),
                 )
         with watch.phase("reward"):
             found = self.judge.judge(rollouts.tokens, frames, context)
@@ -161,6 +163,7 @@ class GrpoStage(Stage):
         logs: dict[str, float | Tensor] = {
             "reward": found.rewards.mean(),
             "spread": spread.mean(),
+            "horizon": float(rollouts.tokens.shape[2]),
             "tokens_per_pass": rollouts.tokens_per_pass,
             "repetition_rate": repetition_rate(rollouts.tokens, self.layout.last_frame(context)),
         }
@@ -250,6 +253,7 @@ class GrpoStage(Stage):
         group_size: int,
         seed: int,
         dtype: torch.dtype | None,
+        horizon: int | None = None,
     ) -> Rollouts:
         return generate(
             transformer,
@@ -259,6 +263,7 @@ class GrpoStage(Stage):
             group_size=group_size,
             keys=batch.keys,
             sampling=Sampling(temperature=self.config.temperature, seed=seed),
+            horizon=horizon,
             max_cache_gb=self.config.max_cache_gb or None,
             dtype=dtype,
         )

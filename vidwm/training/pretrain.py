@@ -7,6 +7,7 @@ carry no loss. The held-out loss is measured on fixed windows of the held-out ep
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from vidwm.rollout.engine import generate
 from vidwm.rollout.sampling import Sampling
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, Tokenizer, open_tokenizer
+from vidwm.training.curriculum import horizon_at
 from vidwm.training.loop import Stage, fit
 from vidwm.training.older_context import check_gap
 from vidwm.training.run_folder import open_run
@@ -81,7 +83,9 @@ class PretrainStage(Stage):
     ) -> Mapping[str, float | Tensor]:
         config = self.config
         order = epoch_order(len(self.train), config.seed, step, config.batch_size)
-        ids = self.sequences(self.train.batch(order, config.seed * SEED_STRIDE + step))
+        horizon = horizon_at(step, config.horizon_curriculum, self.model.layout.horizon)
+        clips = self.train.batch(order, config.seed * SEED_STRIDE + step)
+        ids = self.sequences(clips, horizon)
         updater = updaters["transformer"]
         total = torch.zeros((), device=self.device)
         for part in ids.split(config.micro_batch or len(ids)):
@@ -90,19 +94,23 @@ class PretrainStage(Stage):
             updater.backward(loss)
             total += loss.detach()
         updater.apply()
-        return {"loss": total}
+        return {"loss": total, "horizon": float(horizon)}
 
     def loss(self, ids: Tensor) -> Tensor:
         """Mean negative log-likelihood of the predicted frames' tokens; ids (B, L)."""
         layout = self.model.layout
-        hidden = self.model.transformer.hidden(ids[:, :-1])[:, self.places]
+        places = self.places[self.places < ids.shape[1] - 1]  # of as many frames as there are
+        hidden = self.model.transformer.hidden(ids[:, :-1])[:, places]
         logits = self.model.transformer.head(hidden, slice(0, layout.codebook_size))
-        return F.cross_entropy(logits.float().flatten(0, 1), ids[:, self.places + 1].flatten())
+        return F.cross_entropy(logits.float().flatten(0, 1), ids[:, places + 1].flatten())
 
-    def sequences(self, clips: Clips) -> Tensor:
-        """Token sequences (B, L)."""
-        bins = self.model.actions.encode(clips.actions)
-        return self.model.layout.sequence(clips.context, clips.tokens, bins).to(self.device)
+    def sequences(self, clips: Clips, horizon: int | None = None) -> Tensor:
+        """Token sequences (B, L) of the context and `horizon` frames (None: all)."""
+        layout, bins = self.model.layout, self.model.actions.encode(clips.actions)
+        layout = dataclasses.replace(layout, horizon=horizon or layout.horizon)
+        return layout.sequence(clips.context, clips.tokens[:, : layout.horizon], bins).to(
+            self.device
+        )
 
     def evaluate(self) -> dict[str, float]:
         """Loss on fixed held-out windows, in nats per token."""

@@ -7,6 +7,8 @@ where tokens of predicted frames are predicted, only for ids that are legal ther
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -26,11 +28,11 @@ def sequence_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every predicted token given all before it, and the entropy there.
 
-    tokens (B, G, h, N), context (B, ...), bins (B, >= T-1, A) -> logprobs, entropy (both
-    (B, G, h, N) float32, nats). Only logprobs carry a gradient. Temperature 0 counts as 1, as in
-    the sampler; as a tensor () it can be learned. `micro_batch` contexts are computed at a time
-    (None = all), which bounds memory only without gradients; with them, call this on parts and run
-    backward on each.
+    tokens (B, G, h, N) of at most the layout's frames, context (B, ...), bins (B, >= c + h - 1, A)
+    -> logprobs, entropy (both (B, G, h, N) float32, nats). Only logprobs carry a gradient.
+    Temperature 0 counts as 1, as in the sampler; as a tensor () it can be learned. `micro_batch`
+    contexts are computed at a time (None = all), which bounds memory only without gradients; with
+    them, call this on parts and run backward on each.
     """
     size = micro_batch or len(tokens)
     if not isinstance(temperature, Tensor):
@@ -54,7 +56,8 @@ def _group_logprobs(
     bins: Tensor,
     temperature: float | Tensor,
 ) -> tuple[Tensor, Tensor]:
-    B, G = tokens.shape[:2]
+    B, G, h = tokens.shape[:3]
+    layout = dataclasses.replace(layout, horizon=min(h, layout.horizon))
     future = layout.future(tokens.flatten(0, 1), bins.repeat_interleave(G, dim=0))
     before, prefix = transformer.prefill(layout.prompt(context, bins))
     # The last token of the sequence predicts nothing that counts, so it is not fed.
