@@ -172,6 +172,33 @@ def test_the_horizon_grows(trained, tmp_path, monkeypatch, kind):
     assert max(step["sampler_gap"] for step in logged) < 0.1
 
 
+def test_pretraining_on_imagined_contexts(trained, tmp_path, monkeypatch, capsys):
+    lengths = []
+    loss = PretrainStage.loss
+    monkeypatch.setattr(
+        PretrainStage, "loss", lambda self, ids: lengths.append(ids.shape) or loss(self, ids)
+    )
+    tokenizer = trained / "tokenizer/checkpoints/last/model"
+    words = (
+        *("pretrain", "--data", trained / "data", *PRETRAIN, "--tokenizer", tokenizer),
+        *("--context", "predicted", "--predicted_share", 0.25, "--predicted_start", 1),
+        *("--eval_every", 0, "--sample_every", 0, "--log_every", 1),
+    )
+    run(*words, "--steps", 2, "--output_dir", tmp_path / "run")
+    layout = WorldModel.from_pretrained(tmp_path / "run/checkpoints/last/model").layout
+    whole, later = layout.sequence_length, layout.sequence_length - layout.block
+    # 4 clips at 3 a pass, then 1 that begins later and 3 that do not; held-out ones at the end.
+    assert lengths[:4] == [(3, whole), (1, whole), (1, later), (3, whole)]
+    run(*words, "--steps", 1, "--output_dir", tmp_path / "again")
+    run(*words, "--steps", 2, "--resume", "true", "--output_dir", tmp_path / "again")
+    file = "checkpoints/last/model/transformer/model.safetensors"
+    once, resumed = (load_file(tmp_path / name / file) for name in ("run", "again"))
+    assert all((once[name] == resumed[name]).all() for name in once)
+    short = (*words, "--horizon", 1, "--output_dir", tmp_path / "short")
+    assert main([str(word) for word in short]) == 2
+    assert "horizon must be at least 2, got 1" in capsys.readouterr().err
+
+
 def test_gaps_that_make_no_sense_are_told(trained, tmp_path, capsys):
     data = ("--data", trained / "data", "--steps", 1)
     run("tokenizer", *data, *FRAME_TOKENIZER, "--output_dir", tmp_path / "run")

@@ -210,6 +210,11 @@ class PretrainConfig(NewModelOptions, TrainOptions):
     horizon_curriculum: int = option(
         0, "steps over which the predicted frames grow from 1 to the horizon", at_least=0
     )
+    context: Literal["true", "predicted"] = option(
+        "true", "predicted: some clips go on from frames that the model imagined"
+    )
+    predicted_share: float = option(0.5, "share of such clips in a batch", above=0, at_most=1)
+    predicted_start: int = option(0, "step from which there are such clips", at_least=0)
     action_bins: int = option(256, "bins per action dimension", at_least=2)
     shared_action_ids: bool = option(False, "one set of ids for all dimensions, as RLVR-World")
     action_ranges: Literal["quantile", "minmax"] = option("quantile", "ends of the bins (1, 99 %)")
@@ -225,6 +230,11 @@ class PretrainConfig(NewModelOptions, TrainOptions):
 
     def conflicts(self) -> list[str]:
         problems = []
+        if self.context == "predicted" and self.horizon < 2:
+            problems.append(
+                f"context = predicted imagines some of the predicted frames: horizon must be at "
+                f"least 2, got {self.horizon}."
+            )
         if self.hidden_size % (2 * self.num_heads):
             problems.append(
                 f"hidden_size must be a multiple of 2 * num_heads = {2 * self.num_heads} "

@@ -40,6 +40,7 @@ from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, Tokenizer, open_t
 from vidwm.training.curriculum import horizon_at
 from vidwm.training.loop import Stage, fit
 from vidwm.training.older_context import check_gap
+from vidwm.training.predicted_context import continued, drawn_jump
 from vidwm.training.run_folder import open_run
 from vidwm.training.runtime import seed_everything
 from vidwm.training.token_windows import CachedWindows, Clips, EncodedWindows, TokenWindows
@@ -82,19 +83,34 @@ class PretrainStage(Stage):
         self, step: int, updaters: Mapping[str, Updater]
     ) -> Mapping[str, float | Tensor]:
         config = self.config
-        order = epoch_order(len(self.train), config.seed, step, config.batch_size)
         horizon = horizon_at(step, config.horizon_curriculum, self.model.layout.horizon)
-        clips = self.train.batch(order, config.seed * SEED_STRIDE + step)
-        ids = self.sequences(clips, horizon)
+        batch = self._batch(step, horizon)
+        count = sum(len(ids) * frames for ids, frames in batch)
         updater = updaters["transformer"]
         total = torch.zeros((), device=self.device)
-        for part in ids.split(config.micro_batch or len(ids)):
-            with updater.autocast():
-                loss = self.loss(part) * (len(part) / len(ids))
-            updater.backward(loss)
-            total += loss.detach()
+        for ids, frames in batch:
+            for part in ids.split(config.micro_batch or len(ids)):
+                with updater.autocast():
+                    loss = self.loss(part) * (len(part) * frames / count)
+                updater.backward(loss)
+                total += loss.detach()
         updater.apply()
         return {"loss": total, "horizon": float(horizon)}
+
+    def _batch(self, step: int, horizon: int) -> list[tuple[Tensor, int]]:
+        """Sequences of step `step` and how many predicted frames each holds, by that number."""
+        config, draw = self.config, self.config.seed * SEED_STRIDE + step
+        order = epoch_order(len(self.train), config.seed, step, config.batch_size)
+        clips = self.train.batch(order, draw)
+        own = round(config.predicted_share * len(order))
+        if config.context == "true" or step < config.predicted_start or horizon < 2 or not own:
+            return [(self.sequences(clips, horizon), horizon)]
+        jump = drawn_jump(horizon, draw)
+        later = continued(self.model, clips.part(slice(own)), jump, draw)
+        batch = [(self.sequences(later, horizon - jump), horizon - jump)]
+        if own < len(order):
+            batch.append((self.sequences(clips.part(slice(own, None)), horizon), horizon))
+        return batch
 
     def loss(self, ids: Tensor) -> Tensor:
         """Mean negative log-likelihood of the predicted frames' tokens; ids (B, L)."""

@@ -27,6 +27,10 @@ class Clips(NamedTuple):
     tokens: Tensor
     actions: Tensor
 
+    def part(self, clips: slice) -> Clips:
+        """Some of them."""
+        return Clips(self.context[clips], self.tokens[clips], self.actions[clips])
+
 
 class TokenWindows(Protocol):
     """Numbered windows; `draw` names the random choices, the same draw gives the same clips."""
