@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from collections.abc import Callable, Sequence
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from vidwm.data.crc32c import crc32c
 from vidwm.data.lerobot_writer import LeRobotWriter
+from vidwm.data.video import write_video
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +55,56 @@ def lerobot(
                 frames=frames[i], actions=actions[i], states=actions[i][:, :2], task=f"task {i % 2}"
             )
     return root, frames, actions
+
+
+@pytest.fixture()
+def old(tmp_path: Path, moving: Callable[..., np.ndarray]) -> Path:
+    """A LeRobotDataset v2.1 of 3 episodes, two in a chunk: a camera of videos, one of images."""
+    front, wrist = "observation.images.front", "observation.images.wrist"
+    root = tmp_path / "old"
+    lines = []
+    for i in range(3):
+        frames, chunk = moving(5 + i, seed=i), f"chunk-{i // 2:03d}"
+        video = root / f"videos/{chunk}/{front}/episode_{i:06d}.mp4"
+        rows = root / f"data/{chunk}/episode_{i:06d}.parquet"
+        video.parent.mkdir(parents=True, exist_ok=True)
+        rows.parent.mkdir(parents=True, exist_ok=True)
+        write_video(video, frames, 10)
+        actions = np.arange(2 * len(frames), dtype=np.float32).reshape(-1, 2) + 100 * i
+        table = {
+            "action": actions.tolist(),
+            wrist: [{"bytes": png(frame[:, ::-1]), "path": None} for frame in frames],
+            "frame_index": np.arange(len(frames)),
+            "episode_index": np.full(len(frames), i),
+        }
+        pq.write_table(pa.table(table), rows)
+        episode = {"episode_index": i, "tasks": [f"task {i}"], "length": len(frames)}
+        lines.append(json.dumps(episode) + "\n")
+    info = {
+        "codebase_version": "v2.1",
+        "fps": 10,
+        "total_episodes": 3,
+        "chunks_size": 2,
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/"
+        "episode_{episode_index:06d}.mp4",
+        "splits": {"train": "0:3"},
+        "features": {
+            "action": {"dtype": "float32", "shape": [2], "names": ["dx", "dy"]},
+            front: {"dtype": "video", "shape": [32, 48, 3]},
+            wrist: {"dtype": "image", "shape": [32, 48, 3]},
+        },
+    }
+    (root / "meta").mkdir()
+    (root / "meta/info.json").write_text(json.dumps(info))
+    (root / "meta/episodes.jsonl").write_text("".join(lines))
+    return root
+
+
+def png(frame: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _varint(number: int) -> bytes:

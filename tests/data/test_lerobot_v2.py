@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from vidwm.data.datasets import open_dataset
 from vidwm.data.lerobot import LeRobotDataset
-from vidwm.data.video import write_video
 from vidwm.errors import UserError
 
 EditJson = Callable[[Path, Callable[[dict[str, Any]], None]], None]
@@ -25,56 +20,8 @@ DATA = "data/chunk-000/episode_000001.parquet"
 VIDEO = f"videos/chunk-000/{CAMERAS[0]}/episode_000001.mp4"
 
 
-def png(frame: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture()
-def old(tmp_path: Path, moving: Callable[..., np.ndarray]) -> Path:
-    """A v2.1 dataset of 3 episodes, two in a chunk: a video camera and one of images."""
-    root = tmp_path / "old"
-    episodes = []
-    for i in range(3):
-        frames, chunk = moving(5 + i, seed=i), f"chunk-{i // 2:03d}"
-        video = root / f"videos/{chunk}/{CAMERAS[0]}/episode_{i:06d}.mp4"
-        rows = root / f"data/{chunk}/episode_{i:06d}.parquet"
-        video.parent.mkdir(parents=True, exist_ok=True)
-        rows.parent.mkdir(parents=True, exist_ok=True)
-        write_video(video, frames, 10)
-        cells = [{"bytes": png(frame[:, ::-1]), "path": None} for frame in frames]
-        table = {
-            "action": actions_of(i).tolist(),
-            CAMERAS[1]: cells,
-            "frame_index": np.arange(len(frames)),
-            "episode_index": np.full(len(frames), i),
-        }
-        pq.write_table(pa.table(table), rows)
-        episodes.append({"episode_index": i, "tasks": [f"task {i}"], "length": len(frames)})
-    features = {
-        "action": {"dtype": "float32", "shape": [2], "names": ["dx", "dy"]},
-        CAMERAS[0]: {"dtype": "video", "shape": [32, 48, 3]},
-        CAMERAS[1]: {"dtype": "image", "shape": [32, 48, 3]},
-    }
-    info = {
-        "codebase_version": "v2.1",
-        "fps": 10,
-        "total_episodes": 3,
-        "chunks_size": 2,
-        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/"
-        "episode_{episode_index:06d}.mp4",
-        "splits": {"train": "0:3"},
-        "features": features,
-    }
-    (root / "meta").mkdir()
-    (root / "meta/info.json").write_text(json.dumps(info))
-    write_episodes(root, episodes)
-    return root
-
-
 def actions_of(number: int) -> np.ndarray:
+    """As the fixture recorded them."""
     return np.arange(2 * (5 + number), dtype=np.float32).reshape(-1, 2) + 100 * number
 
 

@@ -150,7 +150,8 @@ def _read_actions(row: ManifestRow) -> np.ndarray:
         value = _read_file(value, row)
     try:
         array = np.asarray(value)
-        rows = array.astype(np.float32) if array.dtype.kind in "fiub" else None
+        with np.errstate(over="ignore"):  # infinity is found by Episode
+            rows = array.astype(np.float32) if array.dtype.kind in "fiub" else None
     except (TypeError, ValueError, OverflowError):
         rows = None
     if rows is not None and rows.ndim == 1:

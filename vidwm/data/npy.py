@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -30,8 +31,11 @@ class Header:
 
 
 def read_header(stream: IO[bytes]) -> Header:
-    """ValueError, KeyError or EOFError if it is none."""
-    shape, _, dtype = READ_HEADER[np.lib.format.read_magic(stream)](stream)
+    """ValueError if it is none; whatever the stream raises besides."""
+    try:
+        shape, _, dtype = READ_HEADER[np.lib.format.read_magic(stream)](stream)
+    except (TokenError, SyntaxError, LookupError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(f"its header is damaged ({e})") from e
     if min(shape, default=0) < 0:
         raise ValueError(f"an array of shape {shape}")
     return Header(shape, dtype)
@@ -48,7 +52,7 @@ def read_npy(file: Path) -> np.ndarray:
         return np.asarray(np.load(file, allow_pickle=False))
     except FileNotFoundError:
         raise UserError(f"{file} does not exist; copy the missing file into the dataset.") from None
-    except (OSError, ValueError, EOFError, KeyError, TypeError, SyntaxError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UserError(
             f"{file} is no readable npy file of numbers ({type(error).__name__}: {error}); copy it "
             f"again or remove it."
