@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import random
 import re
 import resource
@@ -68,6 +69,7 @@ def read_everything(root: Path, cameras: Sequence[str | None]) -> None:
     for camera in cameras:
         try:
             dataset = open_dataset(root, camera=camera)
+            dataset = pickle.loads(pickle.dumps(dataset))  # as on the way to a worker
         except UserError as error:
             assert str(error), "an error must say what is wrong"
             continue

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vidwm.data.lerobot import LeRobotDataset
@@ -55,13 +56,14 @@ def open_hub_dataset(name: HubName, *, camera: str | None, split: str | None) ->
             f"Dataset {name.repository} of the Hugging Face Hub has no meta/info.json, so it is no "
             f"LeRobotDataset, and others are not read from there; {_by_hand(name)}."
         )
-    commit = folder.name
+    pinned = HubName(name.repository, folder.name)
+    fetch = partial(_fetch, pinned, folder)  # no closure: it goes along to worker processes
+    return LeRobotDataset(folder, camera=camera, split=split, fetch=fetch, commit=pinned.revision)
 
-    def fetch(file: str) -> None:
-        if not (folder / file).exists():
-            download_file(HubName(name.repository, commit), file, folder)
 
-    return LeRobotDataset(folder, camera=camera, split=split, fetch=fetch, commit=commit)
+def _fetch(name: HubName, folder: Path, file: str) -> None:
+    if not (folder / file).exists():
+        download_file(name, file, folder)
 
 
 def download_metadata(name: HubName) -> Path:

@@ -114,12 +114,12 @@ class LeRobotDataset:
         claimed = Counter[str]()
         for row in self._rows:
             claimed[row.data_file] += row.length
-        sizes = _Sizes(self.path)
+        listing = _Listing(self.path)
         for name, num_rows in claimed.items():
             if self._info.shared_files:
                 stored = open_parquet(self._file(name, self._info.file)).metadata.num_rows
             else:
-                stored = ROWS_PER_BYTE * sizes.of(name)
+                stored = ROWS_PER_BYTE * listing.find(name).stat().st_size
             if stored < num_rows:
                 raise UserError(
                     f"{self.path / name} holds {'' if self._info.shared_files else 'at most '}"
@@ -127,7 +127,7 @@ class LeRobotDataset:
                     f"incomplete."
                 )
         for name in sorted({row.video_file for row in self._rows if row.video_file}):
-            sizes.of(name)
+            listing.find(name)
 
     def _read_table(self, file: Path, row: EpisodeRow, start: int, stop: int) -> pa.Table:
         columns = ["frame_index", "action"] + ([] if row.video_file else [self.camera])
@@ -186,25 +186,24 @@ class LeRobotDataset:
                 raise UserError(f"Image {file} cannot be read ({error.strerror}).") from error
 
 
-class _Sizes:
-    """Sizes of files below a folder, from one listing of each folder that is asked about."""
+class _Listing:
+    """Files below a folder, from one listing of each folder that is asked about."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._listed: dict[str, dict[str, int]] = {}
+        self._folders: dict[str, dict[str, os.DirEntry[str]]] = {}
 
-    def of(self, name: str) -> int:
-        """Bytes of the file; UserError if it does not exist."""
-        folder, base = os.path.split(os.path.normpath(name))
-        if folder not in self._listed:
+    def find(self, name: str) -> os.DirEntry[str]:
+        """The file's entry; UserError if it does not exist."""
+        folder, _, base = os.path.normpath(name).rpartition(os.sep)
+        if folder not in self._folders:
             try:
                 with os.scandir(self._root / folder) as entries:
-                    files = [entry for entry in entries if entry.is_file()]
-                    self._listed[folder] = {e.name: e.stat().st_size for e in files}
+                    self._folders[folder] = {e.name: e for e in entries if e.is_file()}
             except OSError:
-                self._listed[folder] = {}
-        if base not in self._listed[folder]:
+                self._folders[folder] = {}
+        if base not in self._folders[folder]:
             raise UserError(
                 f"{self._root / name} does not exist; copy the missing file into the dataset."
             )
-        return self._listed[folder][base]
+        return self._folders[folder][base]

@@ -64,8 +64,8 @@ def read_json_lines(path: Path) -> dict[int, dict[str, Any]]:
 def inside_name(root: Path, relative: str, *, stated_in: Path) -> str:
     """`relative` in its normal form; UserError if its text alone leaves the folder `root`."""
     normal = os.path.normpath(relative)
-    outside = os.path.isabs(normal) or normal.split(os.sep)[0] == os.pardir or "\0" in normal
-    if outside or os.path.splitdrive(normal)[0]:
+    first = normal.partition(os.sep)[0]  # "" in an absolute path
+    if first in ("", os.pardir) or "\0" in normal or os.path.splitdrive(normal)[0]:
         raise UserError(
             f"{stated_in} names the file {relative!r}, which lies outside {root}; "
             f"expected a path inside the dataset's folder."
