@@ -155,6 +155,15 @@ def test_aloha(aloha: Path, moving: Moving) -> None:
     assert open_dataset(aloha / "episode_9.hdf5").episode_ids == ["episode_9"]
 
 
+def test_images_as_strings_of_bytes(tmp_path: Path, moving: Moving) -> None:
+    frames = moving(4, 48, 64)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["observations/images/top"] = np.array([jpeg(frame) for frame in frames])  # dtype S
+        file["action"] = actions_of(4)
+    episode = open_dataset(tmp_path).episode(0)
+    assert np.abs(episode.frames.transpose(0, 2, 3, 1).astype(int) - frames).mean() < 3
+
+
 def test_one_action_fewer_repeats_the_last(tmp_path: Path, moving: Moving) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["observations/images/top"] = moving(4)
