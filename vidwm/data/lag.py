@@ -33,6 +33,7 @@ MARGIN = 2  # rows needed before and after
 EARLIER = 2  # actions before the one in question that are accounted for
 FOLDS = 5
 PENALTIES = (3.0, 30.0, 300.0, 3e3)
+FAVOUR = 3.0  # by which favoured inputs are scaled, so penalised nine times less
 APPEARANCE_DIMS = 32
 OUTLIERS = 0.05  # share of values on each side that is clipped
 SLOW = 0.35  # deviation of changes over deviation of values, below which changes count
@@ -105,8 +106,9 @@ def lag_test(seen: Sequence[LagEvidence]) -> LagResult | None:
     news = motion - _predicted(past, motion, part)
     scores, certainty = [], []
     for place in range(EARLIER, EARLIER + len(LAGS)):
-        known = np.concatenate([past, *actions[place - EARLIER : place]], axis=1)
-        left = actions[place] - _predicted(known, actions[place], part)
+        earlier = np.concatenate([*actions[place - EARLIER : place]], axis=1)
+        known = np.concatenate([past, earlier], axis=1)
+        left = actions[place] - _predicted(known, actions[place], part, favoured=earlier.shape[1])
         left -= left.mean(axis=0)
         errors = (left - _predicted(news, left, part)) ** 2
         total = (left**2).sum(axis=0) + 1e-12
@@ -134,12 +136,16 @@ def _principal(values: np.ndarray) -> np.ndarray:
     return components
 
 
-def _predicted(inputs: np.ndarray, targets: np.ndarray, parts: np.ndarray) -> np.ndarray:
+def _predicted(
+    inputs: np.ndarray, targets: np.ndarray, parts: np.ndarray, favoured: int = 0
+) -> np.ndarray:
     """Ridge predictions (M, A) of targets from inputs (M, D), each from the folds without it.
 
-    Of `PENALTIES`, each target takes the one that predicts it best.
+    Of `PENALTIES`, each target takes the one that predicts it best. The last `favoured` inputs are
+    hardly penalised: among hundreds of features of frames, a few actions would be shrunk away.
     """
     scaled = ((inputs - inputs.mean(axis=0)) / (inputs.std(axis=0) + 1e-8)).astype(np.float64)
+    scaled[:, inputs.shape[1] - favoured :] *= FAVOUR
     targets = targets.astype(np.float64)
     names = np.random.default_rng(0).permutation(np.unique(parts))
     guesses = np.empty((len(PENALTIES), *targets.shape))
