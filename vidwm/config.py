@@ -16,8 +16,8 @@ from vidwm.options import Options, option, required
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Options):
-    """Which episodes and frames are read."""
+class RecordingOptions(Options):
+    """Which recordings are read."""
 
     data: Path = required(
         "dataset: LeRobot, RLDS, HDF5, npz, videos with a manifest, or the Hub's owner/name"
@@ -27,7 +27,19 @@ class DataOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InspectConfig(DataOptions):
+class DataOptions(RecordingOptions):
+    """Which of their episodes are used."""
+
+    episodes: Path | None = option(
+        None, "JSON list of episode ids, or what `vidwm data check --fix_report` wrote: only these"
+    )
+    on_bad_episode: Literal["stop", "skip"] = option(
+        "stop", "skip: read every episode once at the start; list and leave out the damaged ones"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(RecordingOptions):
     """What recordings hold."""
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
@@ -45,13 +57,13 @@ class InspectConfig(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(DataOptions):
+class CheckConfig(RecordingOptions):
     """What is wrong with recordings, and where."""
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
 
     fix_report: Path | None = option(
-        None, "file for the list of good episodes, and what is wrong with the others"
+        None, "file for the list of good episodes, which --episodes of other commands takes"
     )
     seed: int = option(0, "seed of the choice of episodes whose alignment is tested", at_least=0)
 

@@ -28,7 +28,7 @@ def prepared(
     """A maker of configs for two saved models and some episodes, half of them held out."""
     make_model(seed=0).save_pretrained(folder / "model")
     make_model(seed=1).save_pretrained(folder / "base")
-    patch.setattr(sources, "open_dataset", lambda *_, **__: dataset)
+    patch.setattr(sources, "open_recordings", lambda *_, **__: dataset)
 
     def make(**changes) -> EvaluateConfig:
         values = {
@@ -128,7 +128,7 @@ def test_a_static_world_and_one_window_make_a_report_too(
     config: Callable, make_dataset: Callable, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     dataset = make_dataset((9,), static=True)
-    monkeypatch.setattr(sources, "open_dataset", lambda *_, **__: dataset)
+    monkeypatch.setattr(sources, "open_recordings", lambda *_, **__: dataset)
     evaluate_command(config(num_samples=1))
     folder, screen = config().output_dir, capsys.readouterr().out
     report = json.loads((folder / "report.json").read_text())

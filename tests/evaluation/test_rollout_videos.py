@@ -23,7 +23,7 @@ def config(
     make_model().save_pretrained(tmp_path / "model")
     dataset = make_dataset((20,) * 4)
     dataset.episode_ids = [f"a b/..\\{i}?" for i in range(4)]
-    monkeypatch.setattr(sources, "open_dataset", lambda *_, **__: dataset)
+    monkeypatch.setattr(sources, "open_recordings", lambda *_, **__: dataset)
 
     def make(**changes) -> RolloutConfig:
         values = {

@@ -2,8 +2,7 @@
 
 Every episode is opened once and looked at (`faults`), time stamps are held against the rate
 (`timestamps`), and on up to 64 episodes it is tested whether actions lead frames (`lag`). One bad
-episode does not stop the check. The fix report lists the good
-episodes.
+episode does not stop the check. The fix report lists the good episodes for `--episodes`.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def check_command(config: CheckConfig) -> int:
     print("\n".join(report_lines(dataset, findings)))
     if config.fix_report and findings.good:
         write_json(config.fix_report, fix_report(config, findings))
-        print(f"\n{len(findings.good)} good episodes: {config.fix_report}")
+        print(f"\n{len(findings.good)} good episodes: {config.fix_report} (for --episodes)")
     elif config.fix_report:
         print(f"\nNo episode is good; {config.fix_report} is not written.")
     return 0 if findings.fine else 1
@@ -133,7 +132,7 @@ def report_lines(dataset: EpisodeDataset, found: Findings) -> list[str]:
 
 
 def fix_report(config: CheckConfig, found: Findings) -> dict[str, Any]:
-    """The good episodes, with the reasons for what is not in it."""
+    """What `--episodes` reads, with the reasons for what is not in it."""
     return {
         "data": str(config.data),
         "camera": config.camera,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from vidwm.config import GivenModelOptions
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.datasets import open_dataset
-from vidwm.data.sampler import ClipSource, check_frame_size, split_episodes
+from vidwm.data.sampler import ClipSource, check_frame_size
+from vidwm.data.selection import open_recordings, split_dataset
 from vidwm.errors import UserError
 from vidwm.world_model.world_model import WorldModel
 
@@ -42,7 +42,7 @@ def open_heldout(
 
 def open_fitting(options: GivenModelOptions, model: WorldModel) -> EpisodeDataset:
     """The dataset; UserError when its resolution or actions are not what the model expects."""
-    dataset = open_dataset(options.data, camera=options.camera, split=options.split)
+    dataset = open_recordings(options)
     check_fits(dataset, model, resize=options.resize)
     return dataset
 
@@ -76,4 +76,4 @@ def check_fits(dataset: EpisodeDataset, model: WorldModel, *, resize: bool) -> N
 def split_of(model: WorldModel, dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
     """Indices of training and held-out episodes, as when the model was first trained."""
     setting = model.setting
-    return split_episodes(dataset.episode_ids, setting.heldout, setting.split_seed)
+    return split_dataset(dataset, setting.heldout, setting.split_seed)

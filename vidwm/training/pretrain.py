@@ -20,16 +20,15 @@ from torch import Tensor, nn
 from vidwm.config import PretrainConfig
 from vidwm.data.cache import TokenClips, tokenise
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.datasets import open_dataset
 from vidwm.data.sampler import (
     ClipSource,
     action_chunks,
     check_frame_size,
     epoch_order,
     evenly_spread,
-    split_episodes,
     windows_of,
 )
+from vidwm.data.selection import open_recordings, split_dataset
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.evaluation.strips import strip
@@ -175,10 +174,10 @@ def pretrain(config: PretrainConfig) -> Path:
     """Run the stage; returns the folder of the trained world model."""
     run = open_run(config.output_dir, resume=config.resume)
     device = pick_device(config.device)
-    dataset = open_dataset(config.data, camera=config.camera, split=config.split)
+    dataset = open_recordings(config)
     tokenizer = open_tokenizer(config.tokenizer).to(device)
     check_frame_size(dataset, (tokenizer.height, tokenizer.width), resize=config.resize)
-    train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
+    train, heldout = split_dataset(dataset, config.heldout, config.split_seed)
     seed_everything(config.seed)
     model = new_world_model(config, dataset, tokenizer, train)
     check_gap(model.codec, config.context_gap)

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidwm.config import TokenizerConfig
-from vidwm.data.datasets import open_dataset
-from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread, split_episodes
+from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread
+from vidwm.data.selection import open_recordings, split_dataset
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.reward.perceptual import load_perceptual
@@ -171,8 +171,8 @@ def _codebook(parts: Sequence[Part]) -> dict[str, float]:
 def train_tokenizer(config: TokenizerConfig) -> Path:
     """Run the stage; returns the folder of the trained tokenizer."""
     run = open_run(config.output_dir, resume=config.resume)
-    dataset = open_dataset(config.data, camera=config.camera, split=config.split)
-    train, heldout = split_episodes(dataset.episode_ids, config.heldout, config.split_seed)
+    dataset = open_recordings(config)
+    train, heldout = split_dataset(dataset, config.heldout, config.split_seed)
     seed_everything(config.seed)
     frame = dataset.episode(0).frames[0]
     tokenizer = _tokenizer(config, frame.shape[1:])
