@@ -31,6 +31,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     for module, function in (
         ("vidwm.data.inspect", "inspect_command"),
         ("vidwm.data.check", "check_command"),
+        ("vidwm.data.convert", "convert_command"),
         ("vidwm.training.tokenizer", "train_tokenizer"),
         ("vidwm.training.pretrain", "pretrain"),
         ("vidwm.training.grpo", "finetune"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -28,7 +29,26 @@ QUICK = {
 
 
 def own_data_commands() -> list[str]:
-    return [line for line in COMMANDS if line.startswith("vidwm") and "my_data" in line]
+    lines = [line for line in COMMANDS if line.startswith("vidwm") and "my_data" in line]
+    return [line for line in lines if not line.startswith("vidwm data ")]
+
+
+@pytest.mark.slow
+def test_the_commands_that_look_at_data_run_on_the_sample(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("my_data").symlink_to(ROOT / "assets/sample")
+    commands = [line for line in COMMANDS if line.startswith("vidwm data ")]
+    assert [shlex.split(line)[2] for line in commands] == ["inspect", "check", "convert"]
+    for line in commands:
+        words = shlex.split(line, comments=True)[1:]
+        if words[1] == "convert":  # of 400 episodes, the first few show the same
+            Path("few.json").write_text('["episode_000000", "episode_000001"]')
+            words += ["--episodes", "few.json"]
+        assert main(words) == 0, line
+    shown = capsys.readouterr().out
+    assert "400 of 50 frames" in shown and "actions lead frames: they show from lag +0" in shown
+    assert Path("my_data.png").is_file() and len(list(Path("my_npz").glob("*.npz"))) == 2
+    assert len(json.loads(Path("good.json").read_text())["episodes"]) == 400
 
 
 def test_the_five_commands_on_own_data_run_in_order(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeAlias
 from vidwm import __version__
 from vidwm.config import (
     CheckConfig,
+    ConvertConfig,
     EvaluateConfig,
     ExportConfig,
     FinetuneConfig,
@@ -85,11 +86,18 @@ def _check(config: CheckConfig) -> int:
     return check_command(config)
 
 
+def _convert(config: ConvertConfig) -> None:
+    from vidwm.data.convert import convert_command
+
+    convert_command(config)
+
+
 # Command -> its config, what runs it (and may return an exit code), its line in `--help`; in the
 # order of use. The first of two words is a group of `GROUPS`.
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int | None], str]] = {
     "data inspect": (InspectConfig, _inspect, "say what recordings hold, and draw some of them"),
     "data check": (CheckConfig, _check, "say what is wrong with recordings, and where"),
+    "data convert": (ConvertConfig, _convert, "write recordings in another format"),
     "tokenizer": (TokenizerConfig, _tokenizer, "train the tokenizer: frames to tokens and back"),
     "pretrain": (PretrainConfig, _pretrain, "train a world model by maximum likelihood"),
     "finetune": (FinetuneConfig, _finetune, "post-train a world model with GRPO"),
@@ -100,7 +108,7 @@ COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int | None], str]] = {
 }
 
 
-GROUPS = {"data": "look at recordings before training on them"}
+GROUPS = {"data": "look at recordings, check and convert them"}
 
 
 class _Parser(argparse.ArgumentParser):

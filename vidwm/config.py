@@ -69,6 +69,17 @@ class CheckConfig(RecordingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConvertConfig(DataOptions):
+    """Recordings in another format."""
+
+    positional: ClassVar[tuple[str, ...]] = ("data", "output_dir")
+
+    output_dir: Path = required("folder of the new dataset; must not exist")
+    format: Literal["lerobot", "npz"] = option("lerobot", "lerobot: LeRobotDataset v3.0, H.264")
+    crf: int = option(11, "quality of the video, 0 the best", at_least=0, at_most=51)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewModelOptions(DataOptions):
     """For a model yet to be made, which keeps its split: later commands hold out the same."""
 

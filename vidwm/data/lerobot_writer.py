@@ -35,6 +35,7 @@ class LeRobotWriter:
     """Context manager: `add_episode` as often as wanted; leaving it normally finishes the dataset.
 
     An exception inside the `with` removes the unfinished files. UserError if `root` exists.
+    Without `state_names` there is no state.
     """
 
     def __init__(
@@ -163,10 +164,11 @@ class LeRobotWriter:
     ) -> pa.Table:
         length = len(actions)
         steps = np.arange(length)
+        state = {"observation.state": _vectors(states)} if self.state_names else {}
         return pa.table(
             {
                 "action": _vectors(actions),
-                "observation.state": _vectors(states),
+                **state,
                 "timestamp": (steps / self.fps).astype(np.float32),
                 "frame_index": steps,
                 "episode_index": np.full(length, number),
@@ -207,9 +209,11 @@ class LeRobotWriter:
                 "has_audio": False,
             },
         }
+        vectors = {"action": _feature("float32", self.action_names)}
+        if self.state_names:
+            vectors["observation.state"] = _feature("float32", self.state_names)
         features = {
-            "action": _feature("float32", self.action_names),
-            "observation.state": _feature("float32", self.state_names),
+            **vectors,
             VIDEO_KEY: video,
             "timestamp": _feature("float32"),
             **{
@@ -234,8 +238,7 @@ class LeRobotWriter:
         }
         rows = pa.concat_tables(self.rows)
         stats = {
-            name: row_stats(np.stack(rows[name].to_numpy(zero_copy_only=False)))
-            for name in ("action", "observation.state")
+            name: row_stats(np.stack(rows[name].to_numpy(zero_copy_only=False))) for name in vectors
         }
         stats[VIDEO_KEY] = pixel_stats(self.pixel_counts, self.num_frames)
         for name, content in (("info", info), ("stats", stats)):
