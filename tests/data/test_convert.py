@@ -188,8 +188,10 @@ def test_a_full_disk_is_one_sentence(
     error = capsys.readouterr().err
     assert "npz cannot be written (No space left on device); free space" in error
     monkeypatch.setattr("vidwm.data.lerobot_writer._VideoFile.append", full)
+    monkeypatch.setattr("vidwm.data.lerobot_writer._VideoFile.close", full)
     assert convert(source, tmp_path / "lerobot") == 2
     assert "lerobot cannot be written (No space left on device)" in capsys.readouterr().err
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("lerobot")]
     monkeypatch.undo()
     for form in ("npz", "lerobot"):
         assert convert(source, tmp_path / form, "--format", form) == 0
@@ -207,6 +209,7 @@ def test_mixed_sizes_and_broken_rates_cannot_be_lerobot(
     assert (
         "episode 99 has frames of (H, W) (8, 8), those before (24, 36)" in capsys.readouterr().err
     )
+    assert [path.name for path in tmp_path.iterdir()] == ["mixed"]
     assert convert(tmp_path / "mixed", tmp_path / "new", "--format", "npz") == 0
     monkeypatch.setattr("vidwm.data.npz.FPS", 7.5)
     assert convert(source, tmp_path / "other") == 2

@@ -59,7 +59,11 @@ def convert(config: ConvertConfig) -> EpisodeDataset:
             if config.format == "npz":
                 _write_npz(dataset, target, partial)
             else:
-                _write_lerobot(dataset, target, partial, config.crf)
+                try:
+                    _write_lerobot(dataset, target, partial, config.crf)
+                except BaseException:  # it cannot go on from there, so it need not fill the disk
+                    shutil.rmtree(partial, ignore_errors=True)
+                    raise
     except OSError as error:
         raise UserError(
             f"{target} cannot be written ({error.strerror or error}); free space or choose another "
@@ -89,8 +93,11 @@ def _locked(target: Path, partial: Path, settings: dict[str, str]) -> Iterator[N
             file.truncate(0)
             file.write(json.dumps(settings))
             file.flush()
-        yield
-        lock.unlink()  # only after success: what is left belongs to the settings inside
+        try:
+            yield
+        finally:
+            if not partial.exists():  # else it says what was left, and by which settings
+                lock.unlink()
 
 
 def _write_npz(dataset: EpisodeDataset, target: Path, partial: Path) -> None:
