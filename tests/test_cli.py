@@ -13,7 +13,8 @@ import pytest
 
 import vidwm
 from vidwm import __version__, cli
-from vidwm.config import FinetuneConfig, InspectConfig, PretrainConfig, RolloutConfig
+from vidwm.config import FinetuneConfig, PretrainConfig, RolloutConfig
+from vidwm.data_config import InspectConfig
 from vidwm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,6 +24,7 @@ FLOORS = [
     {"data"},
     {"config_loader"},
     {"config"},
+    {"data_config"},
     {"options"},
     {"files", "provenance", "device"},
     {"errors"},

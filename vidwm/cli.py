@@ -16,18 +16,16 @@ from typing import Any, NoReturn, TypeAlias
 
 from vidwm import __version__
 from vidwm.config import (
-    CheckConfig,
-    ConvertConfig,
     EvaluateConfig,
     ExportConfig,
     FinetuneConfig,
     ImportConfig,
-    InspectConfig,
     PretrainConfig,
     RolloutConfig,
     TokenizerConfig,
 )
 from vidwm.config_loader import add_flags, by_place, load_config, to_yaml
+from vidwm.data_config import CheckConfig, ConvertConfig, InspectConfig
 from vidwm.errors import UserError
 from vidwm.options import Options
 

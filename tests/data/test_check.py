@@ -98,6 +98,17 @@ def test_smooth_actions_are_not_taken_for_early_ones(tmp_path: Path, shift: int)
     assert lag is not None and (lag.onset, lag.best) == (shift, shift)
 
 
+def test_little_data_condemns_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path / "few", count=6, shift=1)
+    assert check(tmp_path / "few") == 0
+    shown = capsys.readouterr().out
+    assert "note     motion comes one row before" in shown
+    assert "should move up by 1 (or chance: this is little data)" in shown
+    write_set(tmp_path / "tiny", count=6, frames=8)
+    assert check(tmp_path / "tiny") == 0
+    assert "lag      not tested: too few frames" in capsys.readouterr().out
+
+
 def test_actions_of_other_episodes_are_undecided(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from vidwm.cli import main
-from vidwm.config import DataOptions
 from vidwm.data.cache import tokenise
 from vidwm.data.sampler import split_episodes
 from vidwm.data.selection import Selection, open_recordings, split_dataset
+from vidwm.data_config import DataOptions
 from vidwm.errors import UserError
 
 COUNT = 8

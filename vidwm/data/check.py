@@ -13,7 +13,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vidwm.config import CheckConfig
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.datasets import open_dataset
 from vidwm.data.faults import ActionTally, digest, episode_faults
@@ -21,9 +20,11 @@ from vidwm.data.inspect import check_writable, write_json
 from vidwm.data.lag import LAGS, LagEvidence, LagResult, lag_evidence, lag_test
 from vidwm.data.looking import choose_sample
 from vidwm.data.timestamps import uneven_episodes
+from vidwm.data_config import CheckConfig
 from vidwm.errors import UserError
 
 LAG_EPISODES = 64
+SURE_PARTS = 10  # episodes in the alignment test, from which on late actions count as wrong
 LISTED = 20  # bad episodes that are named on screen
 LIBERO_CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 
@@ -176,10 +177,12 @@ def _flip_notes(dataset: EpisodeDataset) -> list[str]:
 
 def _judge_lag(found: Findings) -> None:
     onset = found.lag.onset if found.lag else None
-    if onset is not None and onset > 0:
-        found.whole.append(
+    if found.lag is not None and onset is not None and onset > 0:
+        sure = found.lag.parts >= SURE_PARTS
+        (found.whole if sure else found.notes).append(
             f"motion comes {_rows(onset)} before the action that explains it: the actions are "
             f"stored late, each row should move up by {onset}"
+            + ("" if sure else " (or chance: this is little data)")
         )
     if onset is not None and onset < 0:
         found.notes.append(
@@ -202,7 +205,7 @@ def _lag_lines(lag: LagResult | None) -> list[str]:
     ]
     if lag.onset is None:
         return [*lines, f"         undecided; lag {lag.best:+d} explains most, within chance"]
-    says = "actions lead frames" if lag.onset == 0 else "actions are not where they are expected"
+    says = "actions lead frames" if lag.onset <= 0 else "actions come after what they explain"
     return [*lines, f"         {says}: they show from lag {lag.onset:+d} on, most at {lag.best:+d}"]
 
 

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vidwm.config import ConvertConfig
 from vidwm.data.clip import Episode, EpisodeDataset
 from vidwm.data.facts import robot_of, states_of
 from vidwm.data.lerobot_writer import LeRobotWriter
 from vidwm.data.reading import inside
 from vidwm.data.selection import open_recordings
+from vidwm.data_config import ConvertConfig
 from vidwm.errors import UserError
 
 

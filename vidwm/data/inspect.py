@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from vidwm.config import InspectConfig
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.contact_sheet import Clip, contact_sheet, cut_clip, save_contact_sheet
 from vidwm.data.datasets import open_dataset
 from vidwm.data.dimensions import Dimension, describe, dimension_lines
 from vidwm.data.facts import codec_of, disk_usage, robot_of, states_of, version_of
 from vidwm.data.looking import choose_sample
+from vidwm.data_config import InspectConfig
 from vidwm.errors import UserError
 
 CLIPS = 6  # on a contact sheet

@@ -39,6 +39,7 @@ OUTLIERS = 0.05  # share of values on each side that is clipped
 SLOW = 0.35  # deviation of changes over deviation of values, below which changes count
 SHARE = 0.35  # of the best score: less may be what the flow's roughness leaves behind
 CERTAIN = 3.0  # standard errors, for many episodes
+MIN_ROWS = 20  # frames to compare, below which chance decides
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def lag_test(seen: Sequence[LagEvidence]) -> LagResult | None:
         parts.append(number * FOLDS + block)
     motion, part, actions = np.concatenate(motions), np.concatenate(parts), np.concatenate(rows, 1)
     count = len(np.unique(part))
-    if count < FOLDS or not actions.shape[2] or not motion.std() > 0:
+    if count < FOLDS or len(motion) < MIN_ROWS or not actions.shape[2] or not motion.std() > 0:
         return None
     past = np.concatenate([np.concatenate(pasts), _principal(np.concatenate(looks))], axis=1)
     news = motion - _predicted(past, motion, part)

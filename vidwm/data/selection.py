@@ -14,10 +14,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vidwm.config import DataOptions
 from vidwm.data.clip import Episode, EpisodeDataset
 from vidwm.data.datasets import open_dataset
 from vidwm.data.sampler import split_episodes
+from vidwm.data_config import DataOptions
 from vidwm.errors import UserError
 
 LISTED = 20  # skipped episodes that are named on screen
@@ -45,6 +45,10 @@ class Selection:
     def episode(self, index: int) -> Episode:
         """Read one episode; UserError names the file when it is damaged."""
         return self._dataset.episode(self._numbers[index])
+
+    def span(self, index: int, start: int, stop: int) -> Episode:
+        """Frames start .. stop - 1 of one episode, with their actions."""
+        return self._dataset.span(self._numbers[index], start, stop)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name == "states":  # states(index) would count otherwise

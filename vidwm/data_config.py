@@ -1,0 +1,76 @@
+"""What every command can be told about recordings, and the settings of `vidwm data`.
+
+As in `vidwm.config`: one frozen dataclass a command, one line of help a field, no file opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from vidwm.options import Options, option, required
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingOptions(Options):
+    """Which recordings are read."""
+
+    data: Path = required(
+        "dataset: LeRobot, RLDS, HDF5, npz, videos with a manifest, or the Hub's owner/name"
+    )
+    camera: str | None = option(None, "camera to read, where there are several")
+    split: str | None = option(None, "split of the dataset to read, where it names some")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(RecordingOptions):
+    """Which of their episodes are used."""
+
+    episodes: Path | None = option(
+        None, "JSON list of episode ids, or what `vidwm data check --fix_report` wrote: only these"
+    )
+    on_bad_episode: Literal["stop", "skip"] = option(
+        "stop", "skip: read every episode once at the start; list and leave out the damaged ones"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig(RecordingOptions):
+    """What recordings hold."""
+
+    positional: ClassVar[tuple[str, ...]] = ("data",)
+
+    json: Path | None = option(None, "file to write the same facts to, as JSON")
+    contact_sheet: Path | None = option(None, "PNG to draw: random clips above their actions")
+    sample: int = option(32, "episodes to look into, at most", at_least=1)
+    seed: int = option(0, "seed of the choice of episodes and clips", at_least=0)
+
+    def conflicts(self) -> list[str]:
+        sheet = self.contact_sheet
+        if sheet is not None and sheet.suffix.lower() != ".png":
+            return [f"contact_sheet must end in .png, got {str(sheet)!r}."]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(RecordingOptions):
+    """What is wrong with recordings, and where."""
+
+    positional: ClassVar[tuple[str, ...]] = ("data",)
+
+    fix_report: Path | None = option(
+        None, "file for the list of good episodes, which --episodes of other commands takes"
+    )
+    seed: int = option(0, "seed of the choice of episodes whose alignment is tested", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig(DataOptions):
+    """Recordings in another format."""
+
+    positional: ClassVar[tuple[str, ...]] = ("data", "output_dir")
+
+    output_dir: Path = required("folder of the new dataset; must not exist")
+    format: Literal["lerobot", "npz"] = option("lerobot", "lerobot: LeRobotDataset v3.0, H.264")
+    crf: int = option(11, "quality of the video, 0 the best", at_least=0, at_most=51)
