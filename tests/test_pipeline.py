@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from vidwm.cli import main
 from vidwm.config import FinetuneConfig
+from vidwm.data.npz import NpzDataset
 from vidwm.evaluation.sources import open_sources
 from vidwm.training.gold import GoldLook, GoldWatch
 from vidwm.training.grpo import GrpoStage
@@ -125,7 +126,10 @@ def test_finetuning_changes_the_transformer_and_nothing_else(trained):
     assert all((kept[name] == same[name]).all() for name in kept)
 
 
-def test_tokens_are_cached_and_reused(trained, tmp_path):
+def test_tokens_are_cached_and_reused(trained, tmp_path, monkeypatch):
+    read = []
+    episode = NpzDataset.episode
+    monkeypatch.setattr(NpzDataset, "episode", lambda self, i: read.append(i) or episode(self, i))
     cache = trained / "tokens"
     shards = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert shards
@@ -135,6 +139,7 @@ def test_tokens_are_cached_and_reused(trained, tmp_path):
         *("--output_dir", tmp_path / "again"),
     )
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == shards
+    assert read == [0]  # to see the size of its frames; tokens and actions are in the cache
 
 
 def test_a_changed_recording_is_tokenised_anew(trained, tmp_path):

@@ -17,9 +17,7 @@ from typing import Any, NoReturn, TypeAlias
 from vidwm import __version__
 from vidwm.config import (
     EvaluateConfig,
-    ExportConfig,
     FinetuneConfig,
-    ImportConfig,
     PretrainConfig,
     RolloutConfig,
     TokenizerConfig,
@@ -27,6 +25,7 @@ from vidwm.config import (
 from vidwm.config_loader import add_flags, by_place, load_config, to_yaml
 from vidwm.data_config import CheckConfig, ConvertConfig, InspectConfig
 from vidwm.errors import UserError
+from vidwm.hub_config import ExportConfig, ImportConfig
 from vidwm.options import Options
 
 

@@ -7,3 +7,9 @@ A message is one sentence: what was wrong, where, what was expected, what to do.
 
 class UserError(ValueError):
     """A mistake in a path, file, configuration key or value that the user can correct."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library said, without the lines of context that follow it."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

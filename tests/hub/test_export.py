@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
@@ -56,7 +55,7 @@ def test_the_card_says_what_a_run_made_it_from(tmp_path):
     model = run / "checkpoints/00000020/model"
     WorldModel.from_pretrained(TINY).save_pretrained(model)
     start = {"seed": 7, "vidwm": "0.1.0", "commit": "abc123", "config": {}}
-    start["config"] = {"data": "/home/me/secret/drawers", "batch_size": 8}
+    start["config"] = {"data": "/private/secret/drawers", "batch_size": 8}
     (run / "history.jsonl").write_text(json.dumps(start) + "\n")
     logged = ({"step": 10, "heldout_mae": 0.5}, {"step": 20, "heldout_mae": 0.25, "loss": 1.0})
     later = {"step": 30, "heldout_mae": 0.1}
@@ -66,7 +65,7 @@ def test_the_card_says_what_a_run_made_it_from(tmp_path):
     card = (tmp_path / "out/README.md").read_text()
     for line in (
         "- data: drawers",
-        "- steps: 20 of 8, seed 7",
+        "- 20 steps, batches of 8, seed 7",
         "- vidwm 0.1.0, commit abc123",
         "- heldout mae: 0.25",
         "### Scores",
@@ -74,6 +73,10 @@ def test_the_card_says_what_a_run_made_it_from(tmp_path):
     ):
         assert line in card
     assert "secret" not in card and card.startswith("---\n")
+
+
+class ConnectionRefused(Exception):
+    """Of the HTTP library, and no kind of OSError."""
 
 
 class Hub:
@@ -99,7 +102,7 @@ def test_pushes_the_folder_it_wrote(tmp_path, monkeypatch):
 
 def test_a_push_that_fails_leaves_the_folder_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def refuse(*_: object, **__: object) -> None:
-        raise OSError("401 not logged in\nlong story")
+        raise ConnectionRefused("401 not logged in\nlong story")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     monkeypatch.setattr(Hub, "create_repo", refuse)
@@ -108,7 +111,6 @@ def test_a_push_that_fails_leaves_the_folder_and_says_how_to_go_on(tmp_path, mon
     assert "cannot be pushed to me/drawers (401 not logged in)" in message
     assert "hf upload me/drawers" in message and message.count("\n") == 1
     assert (tmp_path / "out/world_model.json").is_file()
-    assert issubclass(HfHubHTTPError, OSError)
 
 
 @pytest.mark.parametrize(

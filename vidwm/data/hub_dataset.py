@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from vidwm.data.lerobot import LeRobotDataset
-from vidwm.errors import UserError
+from vidwm.errors import UserError, first_line
 
 # A Path makes one slash of two.
 ADDRESS = re.compile(r"hf:/{1,2}datasets/([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?")
@@ -82,7 +82,7 @@ def download_metadata(name: HubName) -> Path:
     except Exception as error:  # the kinds depend on the HTTP library of the installed version
         raise UserError(
             f"Dataset {name.repository} is no folder here, and its metadata cannot be fetched from "
-            f"the Hugging Face Hub ({_reason(error)}); {_by_hand(name)}."
+            f"the Hugging Face Hub ({first_line(error)}); {_by_hand(name)}."
         ) from error
 
 
@@ -95,7 +95,7 @@ def download_file(name: HubName, file: str, folder: Path) -> None:
     except Exception as error:  # as above
         raise UserError(
             f"{file} of dataset {name.repository} cannot be fetched from the Hugging Face Hub "
-            f"({_reason(error)}); put it at {folder / file}, or {_by_hand(name)}."
+            f"({first_line(error)}); put it at {folder / file}, or {_by_hand(name)}."
         ) from error
 
 
@@ -105,8 +105,3 @@ def _by_hand(name: HubName) -> str:
         f"download it with `hf download {name.repository} --repo-type dataset{revision} "
         f"--local-dir FOLDER` and name that folder instead"
     )
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -20,10 +20,10 @@ from vidwm.data.clip import Episode, check_span
 from vidwm.data.images import channels_first, decode_images
 from vidwm.data.lerobot_episodes import EpisodeRow, list_episodes
 from vidwm.data.lerobot_info import read_info, split_range
-from vidwm.data.parquet import first_line, open_parquet
+from vidwm.data.parquet import open_parquet
 from vidwm.data.reading import build_episode, choose_camera, inside, inside_name
 from vidwm.data.video import read_frames
-from vidwm.errors import UserError
+from vidwm.errors import UserError, first_line
 
 ROWS_PER_BYTE = 64  # more than any parquet file of numbered frames can hold
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vidwm.errors import UserError
+from vidwm.errors import UserError, first_line
 
 
 def open_parquet(file: Path) -> pq.ParquetFile:
@@ -29,8 +29,3 @@ def read_parquet(file: Path, columns: list[str]) -> list[dict[str, Any]]:
             return rows
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} is damaged ({first_line(error)}).") from error
-
-
-def first_line(error: Exception) -> str:
-    """What a library said, without the lines of context that follow it."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

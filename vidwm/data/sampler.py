@@ -100,10 +100,10 @@ def chunk_actions(actions: Tensor, start: int, clip_frames: int, frame_skip: int
     return actions[rows].reshape(clip_frames, -1)
 
 
-def action_chunks(episodes: Iterable[np.ndarray], frame_skip: int) -> Tensor:
+def action_chunks(episodes: Iterable[Tensor], frame_skip: int) -> Tensor:
     """The chunked actions (M, A * frame_skip) after every frame of episodes with actions (T, A)."""
     chunks = []
-    for actions in map(torch.from_numpy, episodes):
+    for actions in episodes:
         for start in range(min(frame_skip, len(actions))):
             count = -(-(len(actions) - start) // frame_skip)
             chunks.append(chunk_actions(actions, start, count, frame_skip))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from vidwm.config import ExportConfig
-from vidwm.errors import UserError
-from vidwm.hub.card import card_of
+from vidwm.errors import UserError, first_line
+from vidwm.hub.trained_by import training_section
+from vidwm.hub_config import ExportConfig
 from vidwm.world_model.world_model import WorldModel
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -31,7 +31,8 @@ def export(config: ExportConfig) -> Path:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"The report {config.report} cannot be read ({error}).") from error
     model = WorldModel.from_pretrained(config.model)
-    card = card_of(model, config.model, report)
+    held_out = f"## Held-out\n\n{report}" if report else ""
+    card = model.card(training_section(config.model), held_out)
     model.save_pretrained(config.output_dir, card=card, dtype=DTYPES[config.dtype])
     if config.push:
         _push(config.output_dir, config.push, private=config.private)
@@ -40,15 +41,13 @@ def export(config: ExportConfig) -> Path:
 
 def _push(folder: Path, name: str, *, private: bool) -> None:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
     try:
         api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export from vidwm")
-    except (HfHubHTTPError, OSError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    except Exception as error:  # the kinds depend on the HTTP library of the installed version
         raise UserError(
-            f"{folder} is written, but cannot be pushed to {name} ({reason}): log in with "
-            f"`hf auth login` and run `hf upload {name} {folder}`."
+            f"{folder} is written, but cannot be pushed to {name} ({first_line(error)}): "
+            f"log in with `hf auth login` and run `hf upload {name} {folder}`."
         ) from error

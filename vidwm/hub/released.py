@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vidwm.config import ImportConfig
-from vidwm.errors import UserError
+from vidwm.errors import UserError, first_line
+from vidwm.hub_config import ImportConfig
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.open_tokenizer import open_released
 from vidwm.world_model.llama_files import read_config
@@ -18,17 +18,10 @@ from vidwm.world_model.presets import RT1, RT1_FPS, RT1_MULTI_STEP_IDS, rt1_bins
 from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import Setting, WorldModel
 
-CARD = """---
-library_name: vidwm
-tags: [robotics, world-model, video-prediction]
----
-# World model
-
-Imported from transformer `{transformer}` and tokenizer `{tokenizer}`
-(RLVR-World, arXiv 2505.13934). Predicts {horizon} frames of {height}x{width} at 3 frames a second,
-given {context_frames}, and RT-1's 13 action dimensions.
-Open it with `vidwm.WorldModel.from_pretrained(directory)`.
-"""
+ORIGIN = (
+    "Imported from transformer `{transformer}` and tokenizer `{tokenizer}` (RLVR-World, arXiv "
+    "2505.13934)."
+)
 
 
 def import_released(config: ImportConfig) -> Path:
@@ -51,17 +44,8 @@ def import_released(config: ImportConfig) -> Path:
         shared_action_ids=True,
     )
     model = WorldModel(tokenizer, Transformer.from_pretrained(transformer), rt1_bins(), setting)
-    model.save_pretrained(
-        config.output_dir,
-        card=CARD.format(
-            transformer=config.transformer,
-            tokenizer=named,
-            height=config.height,
-            width=config.width,
-            context_frames=setting.context_frames,
-            horizon=setting.horizon,
-        ),
-    )
+    origin = ORIGIN.format(transformer=config.transformer, tokenizer=named)
+    model.save_pretrained(config.output_dir, card=model.card(origin))
     return config.output_dir
 
 
@@ -80,8 +64,7 @@ def located(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"Cannot fetch {name} from the Hugging Face Hub ({reason}): download "
+            f"Cannot fetch {name} from the Hugging Face Hub ({first_line(error)}): download "
             f"https://huggingface.co/{name} into a folder and name that instead."
         ) from error

@@ -33,6 +33,7 @@ from vidwm.training.loop import Stage, fit
 from vidwm.training.older_context import check_gap, older_context
 from vidwm.training.policy_update import Experience, PolicyUpdate
 from vidwm.training.run_folder import open_run
+from vidwm.training.runtime import seed_of_step
 from vidwm.training.sharpness import Sharpness
 from vidwm.training.stopwatch import Stopwatch
 from vidwm.training.updater import Updater
@@ -43,7 +44,6 @@ from vidwm.world_model.world_model import WorldModel
 
 HELDOUT_CONTEXTS = 64
 SAMPLE_CONTEXTS = 4
-SEED_STRIDE = 1_000_003
 
 
 class GrpoStage(Stage):
@@ -90,7 +90,7 @@ class GrpoStage(Stage):
         batch = self.train.batch(order)
         older = None
         if config.context_gap:
-            draw = config.seed * SEED_STRIDE + step
+            draw = seed_of_step(config.seed, step)
             older = older_context(self.model, self.train, order, config.context_gap, draw)
         experience, logs = self.collect(batch, step, watch, updaters["transformer"], older)
         kept = experience.advantages.abs().amax(dim=(1, 2)) > 0
@@ -121,7 +121,7 @@ class GrpoStage(Stage):
                     batch,
                     context,
                     group_size=config.group_size,
-                    seed=config.seed * SEED_STRIDE + step,
+                    seed=seed_of_step(config.seed, step),
                     dtype=self._decoding_dtype(updater),
                     horizon=horizon_at(step, config.horizon_curriculum, self.layout.horizon),
                 )

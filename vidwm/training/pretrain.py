@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -41,7 +42,7 @@ from vidwm.training.loop import Stage, fit
 from vidwm.training.older_context import check_gap
 from vidwm.training.predicted_context import continued, drawn_jump
 from vidwm.training.run_folder import open_run
-from vidwm.training.runtime import seed_everything
+from vidwm.training.runtime import seed_everything, seed_of_step
 from vidwm.training.token_windows import CachedWindows, Clips, EncodedWindows, TokenWindows
 from vidwm.training.updater import Updater
 from vidwm.world_model.action_embeddings import start_smoothly
@@ -55,7 +56,6 @@ from vidwm.world_model.world_model import Setting, WorldModel, codec_for
 HELDOUT_WINDOWS = 128
 SAMPLE_WINDOWS = 4
 MIN_POSITIONS = 1024
-SEED_STRIDE = 1_000_003
 
 
 class PretrainStage(Stage):
@@ -98,7 +98,7 @@ class PretrainStage(Stage):
 
     def _batch(self, step: int, horizon: int) -> list[tuple[Tensor, int]]:
         """Sequences of step `step` and how many predicted frames each holds, by that number."""
-        config, draw = self.config, self.config.seed * SEED_STRIDE + step
+        config, draw = self.config, seed_of_step(self.config.seed, step)
         order = epoch_order(len(self.train), config.seed, step, config.batch_size)
         clips = self.train.batch(order, draw)
         own = round(config.predicted_share * len(order))
@@ -127,11 +127,17 @@ class PretrainStage(Stage):
             self.device
         )
 
+    @cached_property
+    def watched(self) -> Clips:
+        """The held-out clips of every evaluation."""
+        assert self.heldout is not None
+        return _spread(self.heldout, HELDOUT_WINDOWS)
+
     def evaluate(self) -> dict[str, float]:
         """Loss on fixed held-out windows, in nats per token."""
         if self.heldout is None:
             return {}
-        parts = self.sequences(_spread(self.heldout, HELDOUT_WINDOWS)).split(32)
+        parts = self.sequences(self.watched).split(32)
         losses = torch.stack([self.loss(part) * len(part) for part in parts])
         return {"heldout_loss": float(losses.sum()) / sum(map(len, parts))}
 
@@ -178,12 +184,15 @@ def pretrain(config: PretrainConfig) -> Path:
     tokenizer = open_tokenizer(config.tokenizer).to(device)
     check_frame_size(dataset, (tokenizer.height, tokenizer.width), resize=config.resize)
     train, heldout = split_dataset(dataset, config.heldout, config.split_seed)
-    seed_everything(config.seed)
-    model = new_world_model(config, dataset, tokenizer, train)
-    check_gap(model.codec, config.context_gap)
     clips = None
-    if not isinstance(tokenizer, CompressiveTokenizer):
+    if isinstance(tokenizer, CompressiveTokenizer):
+        recorded = (torch.from_numpy(dataset.episode(i).actions) for i in train)
+    else:
         clips = tokenised(config, dataset, tokenizer)
+        recorded = (clips.actions[i] for i in train)  # no episode is decoded for them
+    seed_everything(config.seed)
+    model = new_world_model(config, dataset, tokenizer, recorded)
+    check_gap(model.codec, config.context_gap)
 
     def windows(episodes: Sequence[int]) -> TokenWindows:
         if clips is None:
@@ -235,9 +244,9 @@ def new_world_model(
     config: PretrainConfig,
     dataset: EpisodeDataset,
     tokenizer: Tokenizer,
-    train: Sequence[int],
+    recorded: Iterable[Tensor],
 ) -> WorldModel:
-    """An untrained model whose action ranges are those of the training episodes."""
+    """An untrained model whose action ranges are those of recorded actions, each (T, A)."""
     setting = Setting(
         context_frames=config.context_frames,
         horizon=config.horizon,
@@ -248,7 +257,7 @@ def new_world_model(
         split_seed=config.split_seed,
         shared_action_ids=config.shared_action_ids,
     )
-    rows = action_chunks((dataset.episode(i).actions for i in train), config.frame_skip)
+    rows = action_chunks(recorded, config.frame_skip)
     actions = ActionBins.fit(rows, method=config.action_ranges, bins=config.action_bins)
     layout = codec_for(tokenizer, actions, setting).layout
     transformer = Transformer(

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from vidwm.provenance import cpu_name
 
+SEED_STRIDE = 1_000_003  # more than the steps of a run, so that runs of other seeds share no draws
+
 
 def pick_precision(name: str, device: torch.device) -> str:
     """Either fp32 or bf16; "auto" is bf16 on devices that multiply it faster, else fp32.
@@ -33,6 +35,11 @@ def pick_precision(name: str, device: torch.device) -> str:
         torch.cpu._is_avx512_bf16_supported() and "AMD" in cpu_name()
     )
     return "bf16" if device.type == "cpu" and fast else "fp32"
+
+
+def seed_of_step(seed: int, step: int) -> int:
+    """What the random choices of one step of a run start from."""
+    return seed * SEED_STRIDE + step
 
 
 def seed_everything(seed: int) -> None:

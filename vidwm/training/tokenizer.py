@@ -37,13 +37,12 @@ from vidwm.tokenizer.open_tokenizer import open_tokenizer
 from vidwm.training.loop import Stage, fit
 from vidwm.training.reconstruction import Part, Trainable, reconstructed
 from vidwm.training.run_folder import open_run
-from vidwm.training.runtime import seed_everything
+from vidwm.training.runtime import seed_everything, seed_of_step
 from vidwm.training.updater import Updater
 
 HELDOUT_FRAMES = 256
 SAMPLE_FRAMES = 16
 MEAN_EPISODES = 64
-SEED_STRIDE = 1_000_003
 
 
 class TokenizerStage(Stage):
@@ -81,7 +80,7 @@ class TokenizerStage(Stage):
     ) -> Mapping[str, float | Tensor]:
         config = self.config
         order = epoch_order(len(self.train.windows), config.seed, step, config.batch_size)
-        clips = self._clips(self.train, order, draw=config.seed * SEED_STRIDE + step)
+        clips = self._clips(self.train, order, draw=seed_of_step(config.seed, step))
         updater = updaters["tokenizer"]
         critic = updaters.get("discriminator")
         playing = critic is not None and step >= config.adversarial_start

@@ -28,6 +28,19 @@ from vidwm.world_model.layout import Layout
 from vidwm.world_model.transformer import Transformer
 
 FORMAT_VERSION = 1
+CARD = """---
+library_name: vidwm
+tags: [robotics, world-model, video-prediction]
+---
+# World model
+
+Predicts {horizon} frames of {height}x{width} at {fps:g} frames a second from {context} and the
+robot's actions ({actions}).
+
+- `vidwm.WorldModel.from_pretrained(directory)` opens it, `vidwm finetune --model` goes on from it.
+- `transformer/` opens with `transformers.LlamaForCausalLM.from_pretrained`; `tokenizer/` makes its
+  ids ({kind}, {tokens} tokens a predicted frame).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +127,9 @@ class WorldModel(nn.Module):
         return self.codec.rows(tokens, context)
 
     def save_pretrained(
-        self, directory: str | Path, *, card: str = "", dtype: torch.dtype = torch.float32
+        self, directory: str | Path, *, card: str | None = None, dtype: torch.dtype = torch.float32
     ) -> None:
-        """Write the directory, weights as `dtype`; `card` is the text of its README.md."""
+        """Write the directory, weights as `dtype`; `card`: its README.md (None: `card()`)."""
         directory = Path(directory)
         self.tokenizer.save_pretrained(directory / "tokenizer", dtype)
         self.transformer.save_pretrained(directory / "transformer", dtype)
@@ -133,17 +146,25 @@ class WorldModel(nn.Module):
                 "layout": dataclasses.asdict(self.layout),
             },
         )
-        (directory / "README.md").write_text(card or self._card(), encoding="utf-8")
-
-    def _card(self) -> str:
-        setting, (height, width) = self.setting, self.size
-        return (
-            "---\nlibrary_name: vidwm\ntags: [robotics, world-model, video-prediction]\n---\n"
-            f"# World model\n\nPredicts {setting.horizon} frames of {height}x{width} at "
-            f"{setting.model_fps:g} frames a second from {setting.context_frames} frames and "
-            f"actions ({', '.join(setting.action_names)}).\n"
-            "Open it with `vidwm.WorldModel.from_pretrained(directory)`.\n"
+        (directory / "README.md").write_text(
+            self.card() if card is None else card, encoding="utf-8"
         )
+
+    def card(self, *sections: str) -> str:
+        """A model card: what the model predicts, how to open it, and then the given sections."""
+        setting, (height, width) = self.setting, self.size
+        c = setting.context_frames
+        head = CARD.format(
+            horizon=setting.horizon,
+            height=height,
+            width=width,
+            fps=setting.model_fps,
+            context="1 frame" if c == 1 else f"{c} frames",
+            actions=", ".join(setting.action_names),
+            kind=self.codec.kind.replace("_", "-"),
+            tokens=self.layout.tokens_per_frame,
+        )
+        return "\n\n".join(part.strip() for part in (head, *sections) if part) + "\n"
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> WorldModel:
