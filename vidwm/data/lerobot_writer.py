@@ -252,7 +252,7 @@ class _VideoFile:
     def __init__(self, path: Path, size: tuple[int, int], fps: int, crf: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.container = av.open(str(path), "w")
-        # No scene cuts, one thread: keyframes where episodes start, the same bytes every time.
+        # No scene cuts, one thread: keyframes where episodes start.
         options = {"crf": str(crf), "preset": "veryslow", "forced-idr": "1", "sc_threshold": "0"}
         self.stream = self.container.add_stream("libx264", rate=fps, options=options)
         self.stream.height, self.stream.width = size
