@@ -211,14 +211,17 @@ def tiles(R: int, N: int, sets: int, dtype: torch.dtype) -> tuple[dict[str, int]
         block_m = 128 if wide else 64
         slices, warps = 1, block_m // 16
         block_n = (128 if half else 64) // sets
-        block_k = 64 if half else 16
+        block_k = (32 if wide and sets == 2 else 64) if half else 16
     while block_n > 16 and triton.cdiv(N, block_n) * triton.cdiv(R, block_m) < PROGRAMS:
         block_n //= 2
     row = (block_m + sets * block_n) * dtype.itemsize
     if 2 * block_k * row > IN_FLIGHT:
         block_k //= 2
+    # Warp groups take their operands from shared memory: rows times the norm go back there.
+    normed = block_m * block_k * dtype.itemsize if slices == 1 and sets == 2 else 0
     blocks = {"SLICES": slices, "BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k}
-    return blocks, {"num_warps": warps, "num_stages": min(6, 1 + IN_FLIGHT // (block_k * row))}
+    stages = min(6, 1 + (IN_FLIGHT - normed) // (block_k * row))
+    return blocks, {"num_warps": warps, "num_stages": stages}
 
 
 def norm_scale(dtype: torch.dtype) -> float:
