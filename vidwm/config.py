@@ -100,16 +100,18 @@ class TokenizerConfig(NewModelOptions, TrainOptions):
     learning_rate: float = option(3e-4, "peak learning rate of AdamW", above=0)
     height: int = option(0, "frame height in pixels (0: as recorded)", at_least=0)
     width: int = option(0, "frame width in pixels (0: as recorded)", at_least=0)
-    kind: Literal["frame", "compressive"] = option(
-        "frame", "compressive: a context frame in full, later frames as few tokens given it"
+    kind: Literal["frame", "vqgan", "compressive"] = option(
+        "frame",
+        "vqgan: RLVR-World's frame tokenizer; compressive: its other one, a context frame in full, "
+        "later frames as few tokens given it",
     )
     later_frames: int = option(3, "compressive: frames per clip beside the context", at_least=1)
     clip_frames: int = option(16, "compressive: how long a clip they are drawn from", at_least=2)
     context_levels: tuple[int, ...] = option(
         (7, 5, 5, 5, 5), "compressive: fsq levels of context frames", at_least=2
     )
-    latent_dim: int = option(64, "compressive: channels of a latent", at_least=1)
-    norm_groups: int = option(8, "compressive: groups of a GroupNorm", at_least=1)
+    latent_dim: int = option(64, "vqgan, compressive: channels of a latent", at_least=1)
+    norm_groups: int = option(8, "vqgan, compressive: groups of a GroupNorm", at_least=1)
     quantizer: Literal["fsq", "vq"] = option("fsq", "fsq: a fixed grid; vq: a learned codebook")
     fsq_levels: tuple[int, ...] = option((8, 5, 5, 5), "levels per channel of fsq", at_least=2)
     codebook_size: int = option(1024, "codes of vq", at_least=2)
@@ -143,8 +145,14 @@ class TokenizerConfig(NewModelOptions, TrainOptions):
             for name, size in (("height", self.height), ("width", self.width))
             if size % self.downsample
         ]
-        if self.kind == "compressive" and self.quantizer != "fsq":
-            problems.append("kind = compressive has quantizer = fsq only.")
+        if self.kind != "frame" and self.quantizer != "fsq":
+            problems.append(f"kind = {self.kind} has quantizer = fsq only.")
+        if self.kind == "vqgan" and self.patch != 1:
+            problems.append(
+                f"kind = vqgan halves at every level but the first: downsample must be "
+                f"{2 ** (len(self.widths) - 1)} for {len(self.widths)} widths, got "
+                f"{self.downsample}."
+            )
         if self.kind == "compressive" and self.later_frames >= self.clip_frames:
             problems.append(
                 f"later_frames must be below clip_frames = {self.clip_frames}, the first of which "

@@ -34,6 +34,16 @@ def test_frames_to_tokens_and_back() -> None:
     torch.testing.assert_close(decoded[1, 2], expected[0], rtol=0, atol=1e-5)
 
 
+def test_what_training_sees_is_what_decoding_gives() -> None:
+    tokenizer = VQGANTokenizer(SMALL)
+    frames = torch.rand(3, 3, 32, 48)
+    decoded, tokens, loss = tokenizer(frames)
+    assert torch.equal(tokens, tokenizer.encode(frames)) and loss == 0
+    torch.testing.assert_close(decoded, tokenizer.pixels(tokens), rtol=0, atol=1e-5)
+    decoded.square().mean().backward()
+    assert tokenizer.encoder.conv_in.weight.grad.abs().sum() > 0  # straight through FSQ
+
+
 def test_golden_parity(shared: Path) -> None:
     golden = load_file(shared / "golden" / "frame_tokenizer_io.safetensors")
     tokenizer = VQGANTokenizer.from_released(shared / "golden" / "frame_tokenizer", 256, 320)

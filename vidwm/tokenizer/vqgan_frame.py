@@ -106,6 +106,12 @@ class VQGANTokenizer(nn.Module):
         """frames (M, 3, H, W) in [0, 1] -> (M, code_dim, h, w), just before FSQ."""
         return self.quant_linear(self.encoder(frames.contiguous(memory_format=torch.channels_last)))
 
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """frames (B, 3, H, W) in [0, 1] -> reconstruction (unclamped), tokens (B, N), loss 0."""
+        codes, tokens, loss = self.quantizer(self.latents(frames))
+        codes = codes.contiguous(memory_format=torch.channels_last)
+        return self.decoder(self.post_quant_linear(codes)), tokens.flatten(1), loss
+
     def encode(self, frames: Tensor) -> Tensor:
         """frames (..., 3, H, W) float in [0, 1] -> tokens (..., N) int64."""
         _, tokens, _ = self.quantizer(self.latents(frames.flatten(0, -4)))

@@ -1,6 +1,6 @@
 """What a tokenizer makes of clips while it is trained, in parts that are each judged alike.
 
-A frame tokenizer has one part, single frames. A compressive one has two of equal weight, as in
+A per-frame tokenizer has one part, single frames. A compressive one has two of equal weight, as in
 RLVR-World (arXiv 2505.13934, appendix A): context frames, and later frames given them.
 """
 
@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vidwm.tokenizer.compressive import CompressiveTokenizer
-from vidwm.tokenizer.frame import FrameTokenizer
-
-Trainable = FrameTokenizer | CompressiveTokenizer
+from vidwm.tokenizer.open_tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +29,9 @@ class Part:
     loss: Tensor
 
 
-def reconstructed(tokenizer: Trainable, clips: Tensor, context_frames: int = 1) -> list[Part]:
+def reconstructed(tokenizer: Tokenizer, clips: Tensor, context_frames: int = 1) -> list[Part]:
     """Clips (B, T, 3, H, W) in [0, 1], of which a compressive tokenizer is given the first c."""
-    if isinstance(tokenizer, FrameTokenizer):
+    if not isinstance(tokenizer, CompressiveTokenizer):
         frames = clips.flatten(0, 1)
         decoded, tokens, loss = tokenizer(frames)
         size = tokenizer.codebook_size

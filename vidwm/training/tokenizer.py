@@ -19,12 +19,10 @@ from vidwm.config import TokenizerConfig
 from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread
 from vidwm.data.selection import open_recordings, split_dataset
 from vidwm.device import pick_device
-from vidwm.errors import UserError
 from vidwm.reward.perceptual import load_perceptual
 from vidwm.reward.pixels import mae, psnr
 from vidwm.tokenizer.compressive import CompressiveTokenizer
-from vidwm.tokenizer.compressive_config import RELEASED_SIZE, CompressiveConfig
-from vidwm.tokenizer.frame import FrameTokenizer, FrameTokenizerConfig
+from vidwm.tokenizer.frame import FrameTokenizer
 from vidwm.tokenizer.losses import (
     Discriminator,
     LossWeights,
@@ -33,9 +31,10 @@ from vidwm.tokenizer.losses import (
     generator_loss,
     reconstruction_losses,
 )
-from vidwm.tokenizer.open_tokenizer import open_tokenizer
+from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.training.loop import Stage, fit
-from vidwm.training.reconstruction import Part, Trainable, reconstructed
+from vidwm.training.new_tokenizer import starting_tokenizer
+from vidwm.training.reconstruction import Part, reconstructed
 from vidwm.training.run_folder import open_run
 from vidwm.training.runtime import seed_everything, seed_of_step
 from vidwm.training.updater import Updater
@@ -52,13 +51,13 @@ class TokenizerStage(Stage):
 
     def __init__(
         self,
-        tokenizer: Trainable,
+        tokenizer: Tokenizer,
         train: ClipSource,
         heldout: ClipSource | None,
         config: TokenizerConfig,
     ) -> None:
         self.tokenizer, self.train, self.heldout, self.config = tokenizer, train, heldout, config
-        self.later = 0 if isinstance(tokenizer, FrameTokenizer) else config.later_frames
+        self.later = config.later_frames if isinstance(tokenizer, CompressiveTokenizer) else 0
         self.fps = train.dataset.fps
         self.eval_every = config.sample_every
         self.device = pick_device(config.device)
@@ -174,8 +173,8 @@ def train_tokenizer(config: TokenizerConfig) -> Path:
     train, heldout = split_dataset(dataset, config.heldout, config.split_seed)
     seed_everything(config.seed)
     frame = dataset.episode(0).frames[0]
-    tokenizer = _tokenizer(config, frame.shape[1:])
-    framewise = isinstance(tokenizer, FrameTokenizer)
+    tokenizer = starting_tokenizer(config, frame.shape[1:])
+    framewise = not isinstance(tokenizer, CompressiveTokenizer)
     sources = [
         ClipSource(
             dataset,
@@ -193,23 +192,6 @@ def train_tokenizer(config: TokenizerConfig) -> Path:
     return fit(stage, config, run).checkpoint / "model"
 
 
-def _tokenizer(config: TokenizerConfig, recorded: tuple[int, int]) -> Trainable:
-    """A new one, or the one to start from; recorded (H, W): the size of the data's frames."""
-    if config.init_from:
-        found = open_tokenizer(config.init_from)
-        if not isinstance(found, FrameTokenizer | CompressiveTokenizer):
-            raise UserError(
-                f"{config.init_from} is a per-frame tokenizer of RLVR-World, which "
-                f"vidwm opens but does not train."
-            )
-        return found
-    if config.kind == "frame":
-        return FrameTokenizer(network_of(config, recorded))
-    tokenizer = CompressiveTokenizer(compressive_network_of(config, recorded))
-    tokenizer.start_in_place()
-    return tokenizer
-
-
 def mean_frame(source: ClipSource) -> Tensor:
     """Mean (3, H, W) in [0, 1] of every frame of at most `MEAN_EPISODES` episodes."""
     episodes = sorted({window.episode for window in source.windows})
@@ -218,35 +200,3 @@ def mean_frame(source: ClipSource) -> Tensor:
     parts = [numbers[i : i + 64] for i in range(0, len(numbers), 64)]
     sums = [source.batch(part).float_frames().sum(dim=(0, 1)) for part in parts]
     return torch.stack(sums).sum(dim=0) / len(numbers)
-
-
-def compressive_network_of(config: TokenizerConfig, recorded: tuple[int, int]) -> CompressiveConfig:
-    """As `network_of`; the two coarsest levels look at the context, as those of the released."""
-    coarse = len(config.widths) - 2
-    return CompressiveConfig(
-        height=config.height or recorded[0],
-        width=config.width or recorded[1],
-        widths=tuple(config.widths),
-        blocks=config.blocks,
-        groups=config.norm_groups,
-        latent=config.latent_dim,
-        context_levels=tuple(config.context_levels),
-        fsq_levels=tuple(config.fsq_levels),
-        patch=config.patch,
-        attention_height=RELEASED_SIZE[0] // 2 ** (coarse + 1),
-    )
-
-
-def network_of(config: TokenizerConfig, recorded: tuple[int, int]) -> FrameTokenizerConfig:
-    """The part of the settings that describes the network; `recorded` (H, W): the data's frames."""
-    return FrameTokenizerConfig(
-        height=config.height or recorded[0],
-        width=config.width or recorded[1],
-        patch=config.patch,
-        widths=tuple(config.widths),
-        blocks=config.blocks,
-        quantizer=config.quantizer,
-        fsq_levels=tuple(config.fsq_levels),
-        codebook_size=config.codebook_size,
-        code_dim=config.code_dim,
-    )
