@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the top floor down; rooms on the same floor do not know each other.
 FLOORS = [
     {"cli", "vidwm"},  # cli reads the version from the package's own __init__
+    {"estimate"},
     {"hub", "training"},
     {"evaluation"},
     {"rollout", "reward"},

@@ -229,3 +229,16 @@ def test_the_released_frame_tokenizer_is_trained_and_gone_on_from(trained, tmp_p
     )
     assert before.keys() == after.keys()
     assert not (before["encoder.conv_in.weight"] == after["encoder.conv_in.weight"]).all()
+
+
+def test_the_tokenizer_learns_the_same_from_parts_of_a_batch(trained, tmp_path):
+    words = ("--data", trained / "data", *TOKENIZER, "--steps", 1, "--log_every", 1)
+    words = (*words, "--adversarial_start", 0)
+    logged = []
+    for micro_batch in (0, 3):
+        folder = tmp_path / f"by_{micro_batch}"
+        run("tokenizer", *words, "--micro_batch", micro_batch, "--output_dir", folder)
+        logged.append(metrics(folder)[-1])
+    assert {"adversarial_loss", "discriminator_loss", "context_perplexity"} <= logged[0].keys()
+    for name in (n for n in logged[0] if n.endswith(("loss", "grad_norm", "perplexity"))):
+        np.testing.assert_allclose(logged[1][name], logged[0][name], rtol=1e-4, err_msg=name)

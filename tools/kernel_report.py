@@ -37,15 +37,12 @@ from triton.compiler import ASTSource
 from triton.runtime import interpreter
 from vidwm_kernels.launch import Launch
 
+from vidwm.estimate.gpus import GPUS
+
 ARCHITECTURES = (80, 90)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 LIMIT = 1.15
 SHARED_LIMIT = 99 * 1024  # of sm_86, sm_89 and sm_120; sm_80 has 163 KB, sm_90 227 KB
-# Data sheets: bytes per second of memory, dense FLOP per second in bf16 and fp16, and in fp32.
-RATES = {
-    "A100 SXM 80 GB": (2.04e12, 312e12, 19.5e12),
-    "H100 SXM": (3.35e12, 989e12, 67e12),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,8 +232,10 @@ def report(
                     *(code.shared, code.tensor_core, code.wide_loads),
                 )
     lines += ["", f"## Bytes and floors, {dtype}", ""]
-    lines += _row("case", "minimum", "memory", "executed", "FLOP", *(f"floor {n}" for n in RATES))
-    lines += _row(*["---"] * (5 + len(RATES)))
+    lines += _row(
+        "case", "minimum", "memory", "executed", "FLOP", *(f"floor {gpu.name}" for gpu in GPUS)
+    )
+    lines += _row(*["---"] * (5 + len(GPUS)))
     for case in picked:
         found = traffic.get(case.name)
         minimum = found.minimum if found else case.moved(case.make(DTYPES[dtype], "cpu"))
@@ -244,8 +243,8 @@ def report(
             ratio = found.memory / minimum
             faults.append(f"{case.name} moves {ratio:.2f} times the bytes that it must")
         floors = []
-        for bandwidth, half, fp32 in RATES.values():
-            seconds = max(minimum / bandwidth, case.flops / (fp32 if dtype == "fp32" else half))
+        for gpu in GPUS:
+            seconds = gpu.floor(case.flops, minimum, half=dtype != "fp32")
             floors.append(f"{1e6 * seconds:.1f} us")
         ratios = [
             f"{value / minimum:.2f}x" if value else "-"
@@ -255,8 +254,9 @@ def report(
             case.name, f"{minimum / 1e6:.2f} MB", *ratios, f"{case.flops / 1e9:.3f} G", *floors
         )
     rates = "; ".join(
-        f"{name} {bandwidth / 1e12:g} TB/s, {half / 1e12:g} TFLOP/s (fp32 {fp32 / 1e12:g})"
-        for name, (bandwidth, half, fp32) in RATES.items()
+        f"{gpu.name} {gpu.bandwidth / 1e12:g} TB/s, {gpu.half / 1e12:g} TFLOP/s "
+        f"(fp32 {gpu.single / 1e12:g})"
+        for gpu in GPUS
     )
     lines += ["", f"Floors: the larger of bytes and FLOP at the data sheets' rates: {rates}."]
     return lines, faults

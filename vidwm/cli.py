@@ -22,7 +22,7 @@ from vidwm.config import (
     RolloutConfig,
     TokenizerConfig,
 )
-from vidwm.config_loader import add_flags, by_place, load_config, to_yaml
+from vidwm.config_loader import add_flags, by_place, load_config, read_mapping, to_yaml
 from vidwm.data_config import CheckConfig, ConvertConfig, InspectConfig
 from vidwm.errors import UserError
 from vidwm.hub_config import ExportConfig, ImportConfig
@@ -71,6 +71,12 @@ def _export(config: ExportConfig) -> None:
     print(f"export: {export(config)}")
 
 
+def _estimate(config: TokenizerConfig | PretrainConfig | FinetuneConfig) -> None:
+    from vidwm.estimate.estimate import estimate
+
+    print(estimate(config))
+
+
 def _inspect(config: InspectConfig) -> None:
     from vidwm.data.inspect import inspect_command
 
@@ -98,6 +104,9 @@ COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int | None], str]] = {
     "tokenizer": (TokenizerConfig, _tokenizer, "train the tokenizer: frames to tokens and back"),
     "pretrain": (PretrainConfig, _pretrain, "train a world model by maximum likelihood"),
     "finetune": (FinetuneConfig, _finetune, "post-train a world model with GRPO"),
+    "estimate tokenizer": (TokenizerConfig, _estimate, "count what training the tokenizer takes"),
+    "estimate pretrain": (PretrainConfig, _estimate, "count what maximum likelihood takes"),
+    "estimate finetune": (FinetuneConfig, _estimate, "count what GRPO takes"),
     "rollout": (RolloutConfig, _rollout, "render predicted videos beside the true ones"),
     "evaluate": (EvaluateConfig, _evaluate, "measure a world model on held-out episodes"),
     "import": (ImportConfig, _import, "open a released RLVR-World model as a world model"),
@@ -105,7 +114,10 @@ COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int | None], str]] = {
 }
 
 
-GROUPS = {"data": "look at recordings, check and convert them"}
+GROUPS = {
+    "data": "look at recordings, check and convert them",
+    "estimate": "count parameters, FLOPs, memory and floor time of a run before it starts",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -144,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     parser = _parser()
     try:
-        known, unknown = parser.parse_known_args([_underscored(word) for word in argv])
+        known, unknown = parser.parse_known_args(_with_stage([_underscored(w) for w in argv]))
     finally:
         sys.stdout.flush()  # --help exits here, and a broken pipe has to show before that
     flags = vars(known)
@@ -219,6 +231,15 @@ _DESCRIPTION = (
     "verifiable rewards, render and measure them. `vidwm <command> --help` lists the settings; "
     "--learning-rate and --learning_rate are the same."
 )
+
+
+def _with_stage(argv: list[str]) -> list[str]:
+    """`vidwm estimate --config FILE` is about the stage whose settings the file holds."""
+    if argv[:2] != ["estimate", "--config"] or len(argv) < 3:
+        return argv
+    keys = read_mapping(Path(argv[2]))
+    stage = "pretrain" if "tokenizer" in keys else "finetune" if "model" in keys else "tokenizer"
+    return ["estimate", stage, *argv[1:]]
 
 
 def _underscored(word: str) -> str:

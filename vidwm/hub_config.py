@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from vidwm.options import Options, option, required
 
@@ -12,6 +12,8 @@ from vidwm.options import Options, option, required
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(Options):
     """A released RLVR-World model, single- or multi-step, as a world model."""
+
+    positional: ClassVar[tuple[str, ...]] = ("transformer",)
 
     transformer: str = required("Hub repository or folder, such as thuml/rt1-world-model-...")
     tokenizer: str | None = option(None, "Hub repository or folder (none: RT-1's of that kind)")

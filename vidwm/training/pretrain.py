@@ -39,6 +39,7 @@ from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, Tokenizer, open_tokenizer
 from vidwm.training.curriculum import horizon_at
 from vidwm.training.loop import Stage, fit
+from vidwm.training.new_transformer import transformer_config
 from vidwm.training.older_context import check_gap
 from vidwm.training.predicted_context import continued, drawn_jump
 from vidwm.training.run_folder import open_run
@@ -49,13 +50,11 @@ from vidwm.world_model.action_embeddings import start_smoothly
 from vidwm.world_model.actions import ActionBins
 from vidwm.world_model.codec import CompressiveCodec
 from vidwm.world_model.copy_heads import start_copying
-from vidwm.world_model.llama_files import TransformerConfig
 from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import Setting, WorldModel, codec_for
 
 HELDOUT_WINDOWS = 128
 SAMPLE_WINDOWS = 4
-MIN_POSITIONS = 1024
 
 
 class PretrainStage(Stage):
@@ -260,19 +259,7 @@ def new_world_model(
     rows = action_chunks(recorded, config.frame_skip)
     actions = ActionBins.fit(rows, method=config.action_ranges, bins=config.action_bins)
     layout = codec_for(tokenizer, actions, setting).layout
-    transformer = Transformer(
-        TransformerConfig(
-            vocab_size=layout.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size or _round_up(config.hidden_size * 8 // 3),
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads or config.num_heads,
-            max_position_embeddings=max(MIN_POSITIONS, layout.sequence_length),
-            bos_token_id=layout.bos,
-            eos_token_id=layout.eos,
-        )
-    )
+    transformer = Transformer(transformer_config(config, layout))
     start_smoothly(transformer.model.embed_tokens.weight, layout)
     start_copying(transformer, layout)
     return WorldModel(tokenizer, transformer, actions, setting)
@@ -290,7 +277,3 @@ def _chunk_names(names: Sequence[str], frame_skip: int) -> tuple[str, ...]:
     if frame_skip == 1:
         return tuple(names)
     return tuple(f"{name}.{i}" for i in range(frame_skip) for name in names)
-
-
-def _round_up(width: int, multiple: int = 32) -> int:
-    return -(-width // multiple) * multiple

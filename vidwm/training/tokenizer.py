@@ -83,27 +83,41 @@ class TokenizerStage(Stage):
         updater = updaters["tokenizer"]
         critic = updaters.get("discriminator")
         playing = critic is not None and step >= config.adversarial_start
-        weights = dataclasses.asdict(self.weights)
+        seen: list[Part] = []
         logs: dict[str, float | Tensor] = {}
-        loss = torch.zeros((), device=self.device)
-        with updater.autocast():
-            parts = reconstructed(self.tokenizer, clips)
-            for part in parts:
-                losses = reconstruction_losses(
-                    part.decoded, part.frames, self.weights, self.perceptual
-                )
-                if critic is not None and playing:
-                    losses["adversarial"] = generator_loss(critic.module(part.decoded.clamp(0, 1)))
-                loss = loss + part.loss + sum(weights[n] * value for n, value in losses.items())
-                logs |= {f"{part.prefix}{n}_loss": v.detach() for n, v in losses.items()}
-        updater.backward(loss)
+        total = torch.zeros((), device=self.device)
+        for some in clips.split(config.micro_batch or len(clips)):
+            share = len(some) / len(clips)
+            with updater.autocast():
+                parts = reconstructed(self.tokenizer, some)
+                loss, losses = self._loss(parts, critic.module if critic and playing else None)
+            updater.backward(loss * share)
+            total += loss.detach() * share
+            for name, value in losses.items():
+                logs[name] = logs.get(name, 0.0) + value.detach() * share
+            seen += [dataclasses.replace(part, decoded=part.decoded.detach()) for part in parts]
         updater.apply()
         if critic is not None and playing:
             frames, decoded = (
-                torch.cat([getattr(part, name) for part in parts]) for name in ("frames", "decoded")
+                torch.cat([getattr(part, name) for part in seen]) for name in ("frames", "decoded")
             )
             logs["discriminator_loss"] = self._train_critic(critic, frames, decoded)
-        return {"loss": loss.detach()} | logs | _codebook(parts)
+        return {"loss": total} | logs | _codebook(seen)
+
+    def _loss(
+        self, parts: Sequence[Part], critic: nn.Module | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the tokenizer is to lower, and its unweighted pieces."""
+        total = torch.zeros((), device=self.device)
+        pieces: dict[str, Tensor] = {}
+        for part in parts:
+            losses = reconstruction_losses(part.decoded, part.frames, self.weights, self.perceptual)
+            if critic is not None:
+                losses["adversarial"] = generator_loss(critic(part.decoded.clamp(0, 1)))
+            weights = dataclasses.asdict(self.weights)
+            total = total + part.loss + sum(weights[n] * value for n, value in losses.items())
+            pieces |= {f"{part.prefix}{n}_loss": value for n, value in losses.items()}
+        return total, pieces
 
     def _clips(self, source: ClipSource, numbers: Sequence[int], draw: int) -> Tensor:
         """Clips (B, T, 3, H, W): of each window the first frame, and some others at random."""
@@ -159,10 +173,14 @@ class TokenizerStage(Stage):
 
 
 def _codebook(parts: Sequence[Part]) -> dict[str, float]:
+    """How the tokens of each kind of part use their codebook."""
+    tokens: dict[tuple[str, int], list[Tensor]] = {}
+    for part in parts:
+        tokens.setdefault((part.prefix, part.codebook_size), []).append(part.tokens)
     return {
-        f"{part.prefix}{name}": value
-        for part in parts
-        for name, value in codebook_statistics(part.tokens, part.codebook_size).items()
+        f"{prefix}{name}": value
+        for (prefix, size), found in tokens.items()
+        for name, value in codebook_statistics(torch.cat(found), size).items()
     }
 
 

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vidwm.cli import main
+from vidwm.config import FinetuneConfig, TokenizerConfig
+from vidwm.config_loader import load_config
+from vidwm.estimate.gpus import Gpu
+from vidwm.estimate.networks import model_at, tokenizer_to_train
+from vidwm.estimate.phases import finetune_step, size
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ROOT / "assets/tiny"
+
+
+@pytest.mark.parametrize(
+    ("name", "tokenizer", "transformer"),
+    [("rt1-single", 104.41, 120.38), ("rt1-multi", 129.45, 127.10)],
+)
+def test_released_sizes_are_the_published_ones(
+    name: str, tokenizer: float, transformer: float
+) -> None:
+    model = model_at(Path(name))
+    assert round(size(model.tokenizer) / 1e6, 2) == tokenizer
+    assert round(size(model.transformer) / 1e6, 2) == transformer
+    assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize(("kind", "name"), [("single", "rt1-single"), ("multi", "rt1-multi")])
+def test_configs_of_rt1_describe_the_released_tokenizers(kind: str, name: str) -> None:
+    config = load_config(TokenizerConfig, ROOT / f"configs/tokenizer_rt1_{kind}.yaml")
+    tokenizer, released = tokenizer_to_train(config), model_at(Path(name)).tokenizer
+    assert type(tokenizer) is type(released) and tokenizer.config == released.config
+
+
+def test_a_step_of_grpo_adds_up() -> None:
+    config = FinetuneConfig(
+        data=ROOT / "assets/sample", model=TINY, output_dir=Path("o"), batch_size=8, group_size=4
+    )
+    step_of = finetune_step(config, model_at(TINY))
+    whole, half = step_of(8), step_of(4)
+    for name in ("encode", "prefill", "pixels", "perceptual", "train"):
+        assert whole.phases[name].flops == pytest.approx(2 * half.phases[name].flops)
+    # Futures forwards and backwards cost three times what they cost forwards (attention 3.5).
+    ratio = whole.phases["train"].flops / whole.phases["reference"].flops
+    assert 2.9 < ratio < 3.5
+    # All weights but the embedding are read at every position, in two bytes.
+    assert whole.phases["decode steps"].bytes > 4 * 64 * 2 * 0.9 * size(model_at(TINY).transformer)
+    twice = pytest.approx(2 * half.passing["activations"], rel=0.02)
+    assert whole.passing["activations"] == twice
+
+
+def test_the_slower_of_arithmetic_and_memory_is_the_floor() -> None:
+    gpu = Gpu(name="toy", bandwidth=10, half=100, single=10)
+    assert gpu.floor(1000, 10) == 10 and gpu.floor(10, 1000) == 100
+    assert gpu.floor(1000, 10, half=False) == 100
+
+
+def test_the_stage_follows_from_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    config = ROOT / "configs/finetune_demo.yaml"
+    model = ("--model", str(TINY))
+    assert main(["estimate", "--config", str(config), *model, "--batch_size", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "decode steps" in shown and "H100" in shown
+
+
+def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--model", str(tmp_path / "none"), "--data", "x", "--output_dir", "o"]
+    assert main(["estimate", "finetune", *words]) == 2
+    assert "rt1-single or rt1-multi" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""What a training run would take, counted before it is started."""

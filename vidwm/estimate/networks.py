@@ -1,0 +1,118 @@
+"""The networks that a run would train, built without memory for their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from vidwm.config import PretrainConfig, TokenizerConfig
+from vidwm.data.selection import open_recordings
+from vidwm.errors import UserError
+from vidwm.reward.perceptual import TRUNKS, PerceptualNet
+from vidwm.tokenizer.compressive import CompressiveTokenizer
+from vidwm.tokenizer.compressive_config import CompressiveConfig
+from vidwm.tokenizer.open_tokenizer import Tokenizer, open_tokenizer
+from vidwm.tokenizer.vqgan_frame import VQGANConfig, VQGANTokenizer
+from vidwm.training.new_tokenizer import starting_tokenizer
+from vidwm.training.new_transformer import transformer_config
+from vidwm.world_model.actions import ActionBins
+from vidwm.world_model.llama_files import TransformerConfig
+from vidwm.world_model.presets import RT1, RT1_FPS, rt1_bins
+from vidwm.world_model.transformer import Transformer
+from vidwm.world_model.world_model import Setting, WorldModel, codec_for
+
+META = torch.device("meta")
+# What stands for a folder that is not there yet: the sizes of the released RT-1 models.
+RELEASED = ("rt1-single", "rt1-multi")
+
+
+def tokenizer_to_train(config: TokenizerConfig) -> Tokenizer:
+    """The tokenizer of a `vidwm tokenizer` run."""
+    if config.init_from:
+        return tokenizer_at(config.init_from)
+    size = (config.height, config.width)
+    if not all(size):
+        size = open_recordings(config).episode(0).frames.shape[2:]
+    with META:
+        return starting_tokenizer(config, size)
+
+
+def tokenizer_at(folder: Path) -> Tokenizer:
+    """That of a folder, or of a released size by its name."""
+    if folder.exists() or str(folder) not in RELEASED:
+        return open_tokenizer(folder).to(META)
+    with META:
+        if str(folder) == "rt1-multi":
+            return CompressiveTokenizer(CompressiveConfig())
+        return VQGANTokenizer(VQGANConfig())
+
+
+def model_to_pretrain(config: PretrainConfig) -> WorldModel:
+    """The world model of a `vidwm pretrain` run."""
+    tokenizer = tokenizer_at(config.tokenizer)
+    names: tuple[str, ...] = tuple(RT1)
+    if config.tokenizer.exists() or config.data.exists():
+        names = tuple(open_recordings(config).action_names) * config.frame_skip
+    setting = Setting(
+        context_frames=config.context_frames,
+        horizon=config.horizon,
+        frame_skip=config.frame_skip,
+        fps=RT1_FPS,
+        action_names=names,
+        heldout=config.heldout,
+        split_seed=config.split_seed,
+        shared_action_ids=config.shared_action_ids,
+    )
+    one = torch.ones(len(names))
+    bins = ActionBins(low=-one, high=one, bins=config.action_bins)
+    layout = codec_for(tokenizer, bins, setting).layout
+    with META:
+        transformer = Transformer(transformer_config(config, layout))
+    return WorldModel(tokenizer, transformer, bins, setting)
+
+
+def model_at(folder: Path) -> WorldModel:
+    """That of a folder, or of a released size by its name."""
+    if folder.exists():
+        return WorldModel.from_pretrained(folder).to(META)
+    if str(folder) not in RELEASED:
+        raise UserError(
+            f"No world model at {folder} to estimate with: make or import it first, or give "
+            f"--model {' or '.join(RELEASED)} for the sizes of the released ones."
+        )
+    multi = str(folder) == "rt1-multi"
+    setting = Setting(
+        context_frames=1 if multi else 4,
+        horizon=7 if multi else 1,
+        frame_skip=1,
+        fps=RT1_FPS,
+        action_names=tuple(RT1),
+        heldout=0.0,
+        split_seed=0,
+        shared_action_ids=True,
+    )
+    tokenizer = tokenizer_at(folder)
+    layout = codec_for(tokenizer, rt1_bins(), setting).layout
+    with META:
+        transformer = Transformer(
+            TransformerConfig(
+                vocab_size=layout.vocab_size,
+                hidden_size=768,
+                intermediate_size=3072,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+                num_key_value_heads=12,
+                max_position_embeddings=8192,
+                bos_token_id=layout.bos,
+                eos_token_id=layout.eos,
+            )
+        )
+    return WorldModel(tokenizer, transformer, rt1_bins(), setting)
+
+
+def perceptual_net(name: str) -> PerceptualNet:
+    """A perceptual network of the right sizes, whether or not its weights are on this machine."""
+    trunk = TRUNKS[name]()
+    widths = [[p.shape[0] for p in stage.parameters() if p.ndim == 4][-1] for stage in trunk]
+    return PerceptualNet(trunk, [torch.ones(width) for width in widths]).to(META)
