@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vidwm.data import video
 from vidwm.data.datasets import open_dataset
 from vidwm.data.lerobot import LeRobotDataset
+from vidwm.data.video_av import AvVideo
 from vidwm.errors import UserError
 
 Recorded = tuple[Path, list[np.ndarray], list[np.ndarray]]
@@ -73,21 +73,21 @@ def test_only_the_episodes_frames_are_decoded(
     lerobot: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = []
-    plain = video._numbered
+    plain = AvVideo._decode
 
     def counting(*args: Any) -> Any:
         for number, frame in plain(*args):
             numbers.append(number)
             yield number, frame
 
-    monkeypatch.setattr(video, "_numbered", counting)
+    monkeypatch.setattr(AvVideo, "_decode", counting)
     open_dataset(lerobot[0]).episode(1)
     assert numbers == list(range(6, 6 + 7))
 
 
 def test_a_span_is_a_cut_of_the_episode(lerobot: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = []
-    plain = video._numbered
+    plain = AvVideo._decode
 
     def counting(*args: Any) -> Any:
         for number, frame in plain(*args):
@@ -96,7 +96,7 @@ def test_a_span_is_a_cut_of_the_episode(lerobot: Recorded, monkeypatch: pytest.M
 
     dataset = LeRobotDataset(lerobot[0])
     whole = dataset.episode(3)
-    monkeypatch.setattr(video, "_numbered", counting)
+    monkeypatch.setattr(AvVideo, "_decode", counting)
     cut = dataset.span(3, 5, 8)
     assert (cut.frames == whole.frames[5:8]).all() and (cut.actions == whole.actions[5:8]).all()
     assert max(numbers) == 5 + 2  # nothing after it; what is before, from the last key frame on
