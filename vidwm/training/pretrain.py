@@ -26,9 +26,9 @@ from vidwm.data.sampler import (
     check_frame_size,
     epoch_order,
     evenly_spread,
-    windows_of,
 )
 from vidwm.data.selection import open_recordings, split_dataset
+from vidwm.data.windows import windows_of
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.evaluation.strips import strip

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from vidwm.data.cache import CachedTokens
-from vidwm.data.sampler import ClipSource, Window
+from vidwm.data.sampler import ClipSource
+from vidwm.data.windows import Window
 from vidwm.training.older_context import older_frames
 from vidwm.world_model.codec import CompressiveCodec
 from vidwm.world_model.layout import Layout
