@@ -34,6 +34,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         ("vidwm.data.check", "check_command"),
         ("vidwm.data.convert", "convert_command"),
         ("vidwm.estimate.estimate", "estimate"),
+        ("vidwm.training.caching", "cache_command"),
         ("vidwm.training.tokenizer", "train_tokenizer"),
         ("vidwm.training.pretrain", "pretrain"),
         ("vidwm.training.grpo", "finetune"),

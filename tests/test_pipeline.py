@@ -157,7 +157,7 @@ def test_a_changed_recording_is_tokenised_anew(trained, tmp_path):
     assert file.stat().st_size == size
     run(*words, "--output_dir", tmp_path / "second")
     first, second = (load_file(next(f.glob("*.safetensors"))) for f in by_age(cache))
-    assert (second["0/actions"] - first["0/actions"]).unique().tolist() == [1.0]
+    assert (second["actions"] - first["actions"])[:10].unique().tolist() == [1.0]
 
 
 def by_age(folder: Path) -> list[Path]:

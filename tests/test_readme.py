@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vidwm.cli import main
+from vidwm.data.datasets import open_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,16 +39,17 @@ def test_the_commands_that_look_at_data_run_on_the_sample(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     Path("my_data").symlink_to(ROOT / "assets/sample")
     commands = [line for line in COMMANDS if line.startswith("vidwm data ")]
-    assert [shlex.split(line)[2] for line in commands] == ["inspect", "check", "convert"]
+    assert [shlex.split(line)[2] for line in commands] == ["inspect", "check", "convert", "cache"]
     for line in commands:
         words = shlex.split(line, comments=True)[1:]
-        if words[1] == "convert":  # of 400 episodes, the first few show the same
+        if words[1] in ("convert", "cache"):  # of 400 episodes, the first few show the same
             Path("few.json").write_text('["episode_000000", "episode_000001"]')
             words += ["--episodes", "few.json"]
         assert main(words) == 0, line
     shown = capsys.readouterr().out
     assert "400 of 50 frames" in shown and "actions lead frames: they show from lag +0" in shown
     assert Path("my_data.png").is_file() and len(list(Path("my_npz").glob("*.npz"))) == 2
+    assert len(open_dataset("my_frames")) == 2
     assert len(json.loads(Path("good.json").read_text())["episodes"]) == 400
 
 

@@ -23,7 +23,7 @@ from vidwm.config import (
     TokenizerConfig,
 )
 from vidwm.config_loader import add_flags, by_place, load_config, read_mapping, to_yaml
-from vidwm.data_config import CheckConfig, ConvertConfig, InspectConfig
+from vidwm.data_config import CacheConfig, CheckConfig, ConvertConfig, InspectConfig
 from vidwm.errors import UserError
 from vidwm.hub_config import ExportConfig, ImportConfig
 from vidwm.options import Options
@@ -95,12 +95,19 @@ def _convert(config: ConvertConfig) -> None:
     convert_command(config)
 
 
+def _cache(config: CacheConfig) -> None:
+    from vidwm.training.caching import cache_command
+
+    cache_command(config)
+
+
 # Command -> its config, what runs it (and may return an exit code), its line in `--help`; in the
 # order of use. The first of two words is a group of `GROUPS`.
 COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int | None], str]] = {
     "data inspect": (InspectConfig, _inspect, "say what recordings hold, and draw some of them"),
     "data check": (CheckConfig, _check, "say what is wrong with recordings, and where"),
     "data convert": (ConvertConfig, _convert, "write recordings in another format"),
+    "data cache": (CacheConfig, _cache, "decode recordings once, or tokenise them once"),
     "tokenizer": (TokenizerConfig, _tokenizer, "train the tokenizer: frames to tokens and back"),
     "pretrain": (PretrainConfig, _pretrain, "train a world model by maximum likelihood"),
     "finetune": (FinetuneConfig, _finetune, "post-train a world model with GRPO"),
@@ -115,7 +122,7 @@ COMMANDS: dict[str, tuple[type[Options], Callable[[Any], int | None], str]] = {
 
 
 GROUPS = {
-    "data": "look at recordings, check and convert them",
+    "data": "look at recordings, check, convert and cache them",
     "estimate": "count parameters, FLOPs, memory and floor time of a run before it starts",
 }
 

@@ -192,7 +192,9 @@ class PretrainConfig(NewModelOptions, TrainOptions):
     num_heads: int = option(4, "attention heads", at_least=1)
     num_kv_heads: int = option(0, "heads of keys and values (0: num_heads)", at_least=0)
     intermediate_size: int = option(0, "width of the MLP (0: 8/3 hidden_size)", at_least=0)
-    cache_dir: Path | None = option(None, "token cache (none: tokens/ beside output_dir)")
+    cache_dir: Path | None = option(
+        None, "token cache, or folder of them (none: tokens/ beside output_dir)"
+    )
     micro_batch: int = option(0, "clips per backward pass (0: batch_size)", at_least=0)
     eval_every: int = option(500, "steps between held-out losses (0: none)", at_least=0)
     resize: bool = option(False, "resize frames to the tokenizer's size instead of failing")

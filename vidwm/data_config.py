@@ -74,3 +74,36 @@ class ConvertConfig(DataOptions):
     output_dir: Path = required("folder of the new dataset; must not exist")
     format: Literal["lerobot", "npz"] = option("lerobot", "lerobot: LeRobotDataset v3.0, H.264")
     crf: int = option(11, "quality of the video, 0 the best", at_least=0, at_most=51)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig(DataOptions):
+    """Recordings decoded and resized once, or tokenised once."""
+
+    positional: ClassVar[tuple[str, ...]] = ("data",)
+
+    output_dir: Path = required("folder of the cache; one that was begun is gone on with")
+    tokenizer: Path | None = option(
+        None, "tokenizer folder: cache tokens (none: frames, which --data then takes)"
+    )
+    height: int = option(0, "frames: height in pixels (0: as the first recorded)", at_least=0)
+    width: int = option(0, "frames: width in pixels (0: as the first recorded)", at_least=0)
+    resize: bool = option(False, "tokens: resize to the tokenizer's size instead of failing")
+    workers: int = option(0, "processes that share the work (0: this one)", at_least=0)
+    shard: str = option("1/1", "i/n: only the i-th of n equal parts, for n machines")
+    device: str = option("auto", "torch device of the tokenizer; auto takes a GPU if there is one")
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """The i and n of `shard`."""
+        part, _, parts = self.shard.partition("/")
+        return int(part), int(parts)
+
+    def conflicts(self) -> list[str]:
+        problems = []
+        part, _, parts = self.shard.partition("/")
+        if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+            problems.append(f"shard must be i/n with i from 1 to n, got {self.shard!r}.")
+        if self.tokenizer is not None and (self.height or self.width):
+            problems.append("height and width are the tokenizer's: leave them out.")
+        return problems

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from vidwm.data import hub_dataset
-from vidwm.data.cache import tokenise
+from vidwm.data.cache import cached_tokens
+from vidwm.data.cache_folder import contents_of
 from vidwm.data.datasets import open_dataset
 from vidwm.data.hub_dataset import HubName, hub_name
 from vidwm.errors import UserError
@@ -108,12 +109,10 @@ def test_a_bare_name(hub: FakeHub) -> None:
 def test_tokens_of_a_dataset_are_found_again(hub: FakeHub, tmp_path: Path) -> None:
     """Though files were added to its folder by the first reading."""
     for _ in range(2):
-        tokenise(
-            open_dataset("owner/name"),
-            lambda frames: frames.mean((1, 2, 3))[:, None],
-            size=(8, 8),
-            fingerprint="tokenizer",
-            directory=tmp_path / "tokens",
+        dataset = open_dataset("owner/name")
+        contents = contents_of(dataset, kind="tokens", size=(8, 8), tokens_per_frame=1)
+        cached_tokens(
+            dataset, lambda frames: frames.mean((1, 2, 3))[:, None], contents, tmp_path / "tokens"
         )
     assert len(list((tmp_path / "tokens").iterdir())) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,14 +15,13 @@ import torch
 from vidwm.data.clip import Episode
 from vidwm.data.sampler import (
     ClipSource,
-    Window,
     chunk_actions,
     context_key,
     epoch_order,
     resize,
     split_episodes,
-    windows_of,
 )
+from vidwm.data.windows import Window, windows_of
 from vidwm.errors import UserError
 
 IDS = [f"episode_{i}" for i in range(20)]
@@ -53,6 +53,11 @@ class Recordings:
         frames = np.broadcast_to(values[:, None, None, None], (T, 3, H, H)).astype(np.uint8)
         actions = np.stack([values, -values], axis=1).astype(np.float32)
         return Episode(id=f"e{index}", frames=frames, actions=actions, fps=10.0)
+
+    def span(self, index: int, start: int, stop: int) -> Episode:
+        whole = self.episode(index)
+        self.reads[-1:] = [(index, start, stop)]  # type: ignore[list-item]
+        return whole.cut(start, stop)
 
 
 def recordings(*lengths: int) -> Recordings:
@@ -86,7 +91,25 @@ def test_split_share_is_checked(heldout: float) -> None:
 
 def test_windows() -> None:
     # 3 frames, 2 apart, span 5: two places in 6 frames, one in 5, none in 4.
-    assert windows_of([6, 5, 4, 6], [0, 1, 2], 3, 2) == [Window(0, 0), Window(0, 1), Window(1, 0)]
+    windows = windows_of([6, 5, 4, 6], [0, 1, 2], 3, 2)
+    assert [*windows] == [Window(0, 0), Window(0, 1), Window(1, 0)]
+    assert windows.episodes == [0, 1] and [*windows.of(1)] == [2]
+
+
+def test_windows_are_found_by_number_as_in_a_list() -> None:
+    lengths = [int(n) for n in np.random.default_rng(0).integers(1, 9, 50)]
+    episodes = [*range(0, 50, 2), 49]
+    listed = [Window(e, start) for e in episodes for start in range(lengths[e] - 4)]
+    windows = windows_of(lengths, episodes, 3, 2)
+    assert len(windows) == len(listed) and [*windows] == listed
+    assert [*map(windows.index, listed)] == [*range(len(listed))]
+    assert windows[-1] == listed[-1] and windows[2:9:3] == listed[2:9:3]
+    for episode in windows.episodes:
+        assert [windows[i].episode for i in windows.of(episode)] == [episode] * (
+            lengths[episode] - 4
+        )
+    with pytest.raises(IndexError):
+        windows[len(listed)]
 
 
 def test_no_window_at_all() -> None:
@@ -159,21 +182,41 @@ def test_episodes_are_decoded_once_while_they_fit() -> None:
     assert dataset.reads == [0, 1, 2]
 
 
-def test_the_cache_is_bounded_and_drops_the_least_recent() -> None:
+def test_of_episodes_that_do_not_fit_only_clips_are_decoded() -> None:
     dataset = recordings(4, 4, 4)
     two = 2 * 4 * 3 * 8 * 8
-    source = ClipSource(dataset, clip_frames=4, frame_skip=1, episodes=[0, 1, 2], cache_bytes=two)
-    for index in (0, 1, 0, 2, 0, 1):
-        source.batch([index])
-    assert dataset.reads == [0, 1, 2, 1]
+    source = ClipSource(dataset, clip_frames=2, frame_skip=1, episodes=[0, 1, 2], cache_bytes=two)
+    found = [source.batch([number]) for number in (0, 3, 1, 7, 4, 8)]
+    assert [int(batch.frames[0, 0, 0, 0, 0]) for batch in found] == [0, 20, 1, 41, 21, 42]
+    assert dataset.reads == [0, 1, (2, 1, 3), (2, 2, 4)]
 
 
-def test_an_episode_larger_than_the_cache_is_still_read() -> None:
-    dataset = recordings(4, 4)
-    source = ClipSource(dataset, clip_frames=4, frame_skip=1, episodes=[0, 1], cache_bytes=1)
-    assert source.batch([0, 1]).frames[:, 0, 0, 0, 0].tolist() == [0, 20]
-    source.batch([1])
-    assert dataset.reads == [0, 1]  # the last one read is kept, whatever its size
+@pytest.mark.parametrize("frame_skip", [1, 2, 3])
+def test_clips_are_the_same_whether_kept_or_not(frame_skip: int) -> None:
+    kept, cut = (
+        ClipSource(
+            recordings(7, 9, 8),
+            clip_frames=3,
+            frame_skip=frame_skip,
+            episodes=[0, 1, 2],
+            size=(4, 4),
+            cache_bytes=cache_bytes,
+        )
+        for cache_bytes in (10**6, 0)
+    )
+    one, two = (source.batch(range(len(source.windows))) for source in (kept, cut))
+    assert one.frames.equal(two.frames) and one.actions.equal(two.actions)
+    back = kept.steps_before(range(len(kept.windows)))
+    older = [source.first_frames(range(len(back)), 2, back) for source in (kept, cut)]
+    assert older[0].equal(older[1])
+    assert cut.dataset.reads and not [r for r in cut.dataset.reads if isinstance(r, int)]
+
+
+def test_kept_episodes_do_not_go_along_to_another_process() -> None:
+    source = ClipSource(recordings(400), clip_frames=2, frame_skip=1, episodes=[0])
+    before = source.batch([3])
+    sent = pickle.dumps(source)
+    assert len(sent) < 3000 and pickle.loads(sent).batch([3]).frames.equal(before.frames)
 
 
 def test_sizes_must_agree_or_be_given() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from vidwm.cli import main
-from vidwm.data.cache import tokenise
+from vidwm.data.cache import cached_tokens
+from vidwm.data.cache_folder import contents_of
 from vidwm.data.sampler import split_episodes
 from vidwm.data.selection import Selection, open_recordings, split_dataset
 from vidwm.data_config import DataOptions
@@ -147,10 +148,10 @@ def test_tokens_are_cached_by_the_selection(tmp_path: Path, data: Path) -> None:
     encoded: list[int] = []
     for ids in (["0", "1"], ["0", "3"], ["0", "1"]):
         options = DataOptions(data=data, episodes=listed(tmp_path, ids))
-        clips = tokenise(
-            open_recordings(options), encode, size=(16, 16), fingerprint="f", directory=tmp_path
-        )
-        assert [int(tokens[0, 0]) for tokens in clips.tokens] == [int(name) for name in ids]
+        dataset = open_recordings(options)
+        contents = contents_of(dataset, kind="tokens", size=(16, 16), tokens_per_frame=1)
+        clips = cached_tokens(dataset, encode, contents, tmp_path / "tokens")
+        assert [int(clips.clip(i, 0, 1, 1)[0]) for i in range(2)] == [int(name) for name in ids]
     assert encoded == [10] * 4  # the third time nothing is encoded
 
 

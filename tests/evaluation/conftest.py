@@ -41,6 +41,9 @@ class MemoryDataset:
         actions = np.sin(steps + 7 * index)
         return Episode(id=self.episode_ids[index], frames=frames, actions=actions, fps=self.fps)
 
+    def span(self, index: int, start: int, stop: int) -> Episode:
+        return self.episode(index).cut(start, stop)
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

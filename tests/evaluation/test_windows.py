@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vidwm.data.sampler import Window
+from vidwm.data.windows import Window
 from vidwm.evaluation.windows import partners, spread_windows
 
 

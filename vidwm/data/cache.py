@@ -1,118 +1,194 @@
-"""Tokenise once, read many times.
+"""Read a cache of frames or tokens by memory map: a clip costs the bytes of its own frames.
 
-Encoding frames costs more than training the transformer on them, so the tokens of every episode are
-written to safetensors shards beside its actions. The folder's name is a hash of the tokenizer and
-of the data (names, sizes and times of its files, episodes, camera), so a changed tokenizer never
-meets old tokens, nor a changed recording its old ones.
+`vidwm data cache` writes them, and pretraining makes one of tokens for itself. A cache of frames is
+a dataset like any other (`CachedFrames`); one of tokens takes the place of the tokenizer
+(`CachedTokens`). Both go to worker processes without their maps.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import numpy as np
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm import tqdm
 
-from vidwm.data.clip import EpisodeDataset
-from vidwm.data.sampler import chunk_actions, resize
+from vidwm.data.cache_folder import (
+    INDEX,
+    Contents,
+    missing_files,
+    out_of_date,
+    read_contents,
+    shard_path,
+)
+from vidwm.data.cache_writer import CacheWork, Encode, write_cache
+from vidwm.data.clip import Episode, EpisodeDataset, check_span
+from vidwm.data.sampler import chunk_actions
 from vidwm.errors import UserError
 
-EPISODES_PER_SHARD = 64
-FRAMES_PER_CALL = 64
-
-Encode = Callable[[Tensor], Tensor]
+MAX_MAPS = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenClips:
-    """Tokenised episodes: tokens[i] (T, N) int32, actions[i] (T, A) float32, by episode index."""
+class Shard(NamedTuple):
+    """A file of a cache: its tensors, mapped, and the task of each episode."""
 
-    tokens: Sequence[Tensor]
-    actions: Sequence[Tensor]
+    tensors: dict[str, Tensor]
+    tasks: tuple[str, ...]
+
+
+class ShardFiles:
+    """The rows of episodes in the files of a complete cache, of which some are mapped at a time."""
+
+    def __init__(self, folder: Path, contents: Contents) -> None:
+        files = contents.files
+        if missing := missing_files(folder, range(len(files))):
+            raise UserError(
+                f"The cache {folder} is not complete: {len(missing)} of {len(files)} files are "
+                f"missing, such as {shard_path(folder, missing[0]).name}; run its `vidwm data "
+                f"cache` command again, with every --shard it was shared out to."
+            )
+        self.folder, self.key, self._episodes = folder, contents.key, files
+        lengths = np.asarray(contents.lengths)
+        ends = np.cumsum(lengths)
+        sizes = [len(file) for file in files]
+        heads = [ends[file.start] - lengths[file.start] for file in files]
+        self._file = np.repeat(np.arange(len(files)), sizes)
+        self._first = ends - lengths - np.repeat(heads, sizes)
+        self._rows = [int(lengths[file.start : file.stop].sum()) for file in files]
+        frames = contents.kind == "frames"
+        row = (3, *contents.size) if frames else (contents.tokens_per_frame,)
+        self._row_shapes: dict[str, tuple[int, ...]] = {
+            contents.kind: row,
+            "actions": (len(contents.action_names),),
+        }
+        self._maps: OrderedDict[int, Shard] = OrderedDict()
+
+    def rows(self, name: str, episode: int, start: int, stop: int, step: int = 1) -> Tensor:
+        """Rows start, start + step, ... below stop of an episode: a view of its file."""
+        first = int(self._first[episode])
+        tensor = self._map(int(self._file[episode])).tensors[name]
+        return tensor[first + start : first + stop : step]
+
+    def task(self, episode: int) -> str:
+        """What the robot was told to do in an episode."""
+        number = int(self._file[episode])
+        return self._map(number).tasks[episode - self._episodes[number].start]
+
+    def _map(self, number: int) -> Shard:
+        if number in self._maps:
+            self._maps.move_to_end(number)
+            return self._maps[number]
+        path = shard_path(self.folder, number)
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads((file.metadata() or {}).get("vidwm", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            key, tasks = about["key"], tuple(map(str, about["tasks"]))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise UserError(
+                f"The cache file {path} is damaged ({error}); remove it and run `vidwm data cache` "
+                f"again."
+            ) from None
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        expected = {name: (self._rows[number], *row) for name, row in self._row_shapes.items()}
+        if key != self.key or found != expected or len(tasks) != len(self._episodes[number]):
+            raise UserError(
+                f"The cache file {path} belongs to another cache than {INDEX} beside it; remove it "
+                f"and run `vidwm data cache` again."
+            )
+        self._maps[number] = Shard(tensors, tasks)
+        if len(self._maps) > MAX_MAPS:
+            self._maps.popitem(last=False)
+        return self._maps[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_maps": OrderedDict()}
+
+
+class CachedTokens:
+    """Tokenised episodes, numbered as those of the dataset."""
+
+    def __init__(self, folder: Path, contents: Contents) -> None:
+        self.lengths: Sequence[int] = contents.lengths
+        self._files = ShardFiles(folder, contents)
 
     def clip(
         self, episode: int, start: int, clip_frames: int, frame_skip: int
     ) -> tuple[Tensor, Tensor]:
         """Tokens (T, N) int64 and chunked actions (T, A * frame_skip) of one window."""
         stop = start + (clip_frames - 1) * frame_skip + 1
-        tokens = self.tokens[episode][start:stop:frame_skip].long()
-        return tokens, chunk_actions(self.actions[episode], start, clip_frames, frame_skip)
+        tokens = self._files.rows("tokens", episode, start, stop, frame_skip).long()
+        actions = self.actions(episode)
+        return tokens, chunk_actions(actions, start, clip_frames, frame_skip)
+
+    def actions(self, episode: int) -> Tensor:
+        """Actions (T, A) float32 of an episode."""
+        return self._files.rows("actions", episode, 0, self.lengths[episode])
 
 
-def tokenise(
-    dataset: EpisodeDataset,
-    encode: Encode,
-    *,
-    size: tuple[int, int],
-    fingerprint: str,
-    directory: Path,
-) -> TokenClips:
-    """Tokens of all episodes, from the cache below `directory` where they are there already.
+def cached_tokens(
+    dataset: EpisodeDataset, encode: Encode, contents: Contents, directory: Path
+) -> CachedTokens:
+    """Tokens of all episodes, from a cache that is made first where there is none.
 
-    encode: frames (M, 3, H, W) float in [0, 1] -> tokens (M, N); `fingerprint` names its weights.
+    `directory` is a cache, or the folder of several, each named by what it is of. UserError when
+    the cache is of other contents.
     """
-    folder = directory / _key(dataset, size, fingerprint)
-    folder.mkdir(parents=True, exist_ok=True)
-    clips: list[dict[str, Tensor]] = []
-    starts = range(0, len(dataset), EPISODES_PER_SHARD)
-    for first in tqdm(starts, desc="tokens", unit="shard", leave=False, disable=None):
-        path = folder / f"tokens-{first // EPISODES_PER_SHARD:05d}.safetensors"
-        if not path.exists():
-            last = min(first + EPISODES_PER_SHARD, len(dataset))
-            _write_shard(dataset, range(first, last), encode, size, path)
-        clips.append(_read_shard(path))
-    merged = {name: value for shard in clips for name, value in shard.items()}
-    return TokenClips(
-        tokens=[merged[f"{i}/tokens"] for i in range(len(dataset))],
-        actions=[merged[f"{i}/actions"] for i in range(len(dataset))],
-    )
+    folder = directory if (directory / INDEX).exists() else directory / contents.key
+    write_cache(CacheWork(dataset=dataset, contents=contents, folder=folder, encode=encode))
+    return CachedTokens(folder, contents)
 
 
-def _key(dataset: EpisodeDataset, size: tuple[int, int], fingerprint: str) -> str:
-    root = dataset.path
-    commit = getattr(dataset, "commit", None)
-    if commit is not None:  # its files come as they are read, so a listing would change
-        listing: object = commit
-    else:
-        files = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root]
-        stats = [(p.relative_to(root.parent).as_posix(), p.stat()) for p in files]
-        listing = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    camera = getattr(dataset, "camera", None)
-    facts = [listing, list(dataset.episode_ids), list(dataset.lengths), camera, size, fingerprint]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+class CachedFrames:
+    """An `EpisodeDataset` over a cache of frames, which are of one size.
 
+    UserError when the recordings it was made from have changed since, if they are still there.
+    """
 
-def _write_shard(
-    dataset: EpisodeDataset, episodes: range, encode: Encode, size: tuple[int, int], path: Path
-) -> None:
-    tensors: dict[str, Tensor] = {}
-    for index in tqdm(episodes, desc="encode", unit="episode", leave=False, disable=None):
-        episode = dataset.episode(index)
-        frames = resize(torch.from_numpy(episode.frames), size)
-        with torch.no_grad():
-            parts = [encode(part.float() / 255).cpu() for part in frames.split(FRAMES_PER_CALL)]
-        tensors[f"{index}/tokens"] = torch.cat(parts).int()
-        tensors[f"{index}/actions"] = torch.from_numpy(episode.actions)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial)
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"Cannot write the token cache {path}: {error}.") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    format = "cache"
 
+    def __init__(self, path: Path, *, camera: str | None = None, split: str | None = None) -> None:
+        contents = read_contents(path)
+        if contents.kind == "tokens":
+            raise UserError(
+                f"{path} is a cache of tokens: give the recordings as --data, and {path} as "
+                f"--cache_dir of `vidwm pretrain`."
+            )
+        if split is not None:
+            raise UserError(f"{path} is a cache, which has no split {split!r}; leave it out.")
+        if camera not in (None, contents.camera):
+            raise UserError(f"{path} is a cache of camera {contents.camera!r}, not {camera!r}.")
+        if out_of_date(contents):
+            raise UserError(
+                f"The cache {path} is out of date: {contents.source} has changed "
+                f"since; make it anew."
+            )
+        self.path, self.fps, self.action_names = path, contents.fps, contents.action_names
+        self.camera = contents.camera
+        self.cameras: tuple[str, ...] = (contents.camera,)
+        self.episode_ids: Sequence[str] = contents.episode_ids
+        self.lengths: Sequence[int] = contents.lengths
+        self.all_episode_ids: Sequence[str] = contents.all_episode_ids
+        self._files = ShardFiles(path, contents)
 
-def _read_shard(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"Token cache {path} is damaged ({error}); delete the file.") from None
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def episode(self, index: int) -> Episode:
+        """Read one episode; UserError names the file when it is damaged."""
+        return self.span(index, 0, self.lengths[index])
+
+    def span(self, index: int, start: int, stop: int) -> Episode:
+        """Frames start .. stop - 1 of an episode; no others are read."""
+        check_span(start, stop, self.lengths[index])
+        return Episode(
+            id=self.episode_ids[index],
+            frames=self._files.rows("frames", index, start, stop).numpy(),
+            actions=self._files.rows("actions", index, start, stop).numpy(),
+            fps=self.fps,
+            task=self._files.task(index),
+        )

@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from vidwm.data.cache import CachedFrames
+from vidwm.data.cache_folder import INDEX
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.hdf5 import SUFFIXES, HDF5Dataset
 from vidwm.data.hub_dataset import hub_name, open_hub_dataset
@@ -63,13 +65,15 @@ def open_dataset(
             return _open_rlds(path, camera, split)
         if name == "a manifest":
             return ManifestDataset(file, camera=camera, split=split)
+        if name == "a cache":
+            return CachedFrames(path, camera=camera, split=split)
         if name == "HDF5":
             return HDF5Dataset(path, camera=camera, split=split)
         return NpzDataset(path, camera=camera, split=split, damaged=damaged)
     raise UserError(
         f"Dataset {path} is of no known format; looked for {LEROBOT_INFO} (LeRobotDataset), "
         f"dataset_info.json with features.json up to two folders down (RLDS), {' or '.join(NAMES)} "
-        f"(videos), *.hdf5, *.h5 and *.npz files."
+        f"(videos), {INDEX} (`vidwm data cache`), *.hdf5, *.h5 and *.npz files."
     )
 
 
@@ -82,6 +86,8 @@ def _formats(path: Path) -> Iterator[tuple[str, Path]]:
         return
     if (path / LEROBOT_INFO).is_file():
         yield "LeRobotDataset", path / LEROBOT_INFO
+    if (path / INDEX).is_file():
+        yield "a cache", path / INDEX
     for folder in find_rlds(path)[:1]:
         yield "RLDS", folder / "dataset_info.json"
     manifests = [path / name for name in NAMES if (path / name).is_file()]

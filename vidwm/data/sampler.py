@@ -1,4 +1,4 @@
-"""Episodes become windows, and windows become batches of clips, in an order that can be resumed.
+"""Windows of episodes become batches of clips, in an order that can be resumed.
 
 A clip of T model frames with frame skip k spans (T - 1) k + 1 recorded frames; the k actions
 between two model frames are concatenated, never summed, so nothing of what the robot did is lost.
@@ -7,29 +7,22 @@ What a training step sees depends on (seed, step) alone: there is no state to sa
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import get_worker_info
 
-from vidwm.data.clip import ClipBatch, EpisodeDataset
+from vidwm.data.clip import ClipBatch, Episode, EpisodeDataset
+from vidwm.data.windows import windows_of
 from vidwm.errors import UserError
 
 CACHE_BYTES = 2 * 1024**3
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A clip's place: episode number and first frame, both counted from 0."""
-
-    episode: int
-    start: int
 
 
 def split_episodes(
@@ -51,29 +44,6 @@ def split_episodes(
     return sorted(ranked[count:]), sorted(ranked[:count])
 
 
-def windows_of(
-    lengths: Sequence[int], episodes: Sequence[int], clip_frames: int, frame_skip: int
-) -> list[Window]:
-    """Every place a clip fits into the given episodes; those too short give none.
-
-    UserError if no episode is long enough.
-    """
-    if clip_frames < 1 or frame_skip < 1:
-        raise UserError(
-            f"clip_frames and frame_skip must be 1 or more, got {clip_frames} and {frame_skip}."
-        )
-    span = (clip_frames - 1) * frame_skip + 1
-    windows = [Window(e, start) for e in episodes for start in range(lengths[e] - span + 1)]
-    if not windows:
-        longest = max((lengths[e] for e in episodes), default=0)
-        raise UserError(
-            f"None of the {len(episodes)} episodes is long enough: the longest has {longest} "
-            f"frames, but {clip_frames} clip frames with frame skip {frame_skip} span {span}; "
-            f"use fewer context frames, a shorter horizon or a smaller frame skip."
-        )
-    return windows
-
-
 def epoch_order(num_windows: int, seed: int, step: int, batch_size: int) -> list[int]:
     """Window numbers of the batch of optimisation step `step` (from 0).
 
@@ -84,10 +54,11 @@ def epoch_order(num_windows: int, seed: int, step: int, batch_size: int) -> list
     return [int(_permutation(num_windows, seed, p // num_windows)[p % num_windows]) for p in places]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _permutation(num_windows: int, seed: int, epoch: int) -> np.ndarray:
     entropy = int.from_bytes(_digest(f"{seed}:{epoch}"), "big")
-    return np.random.Generator(np.random.PCG64(entropy)).permutation(num_windows)
+    order = np.random.Generator(np.random.PCG64(entropy)).permutation(num_windows)
+    return order.astype(np.min_scalar_type(num_windows))
 
 
 def chunk_actions(actions: Tensor, start: int, clip_frames: int, frame_skip: int) -> Tensor:
@@ -116,9 +87,12 @@ def context_key(episode_id: str, start: int) -> int:
 
 
 class ClipSource:
-    """Clips of some episodes of a dataset, resized and kept in memory as far as they fit.
+    """Clips of some episodes of a dataset, resized.
 
-    `windows` lists the places clips are cut from; `dropped` counts the episodes too short for one.
+    Episodes are decoded whole and kept while they fit into `cache_bytes`, which worker processes of
+    a loader share; of the others, the frames of a clip are decoded and no more.
+
+    `windows` are the places clips are cut from; `dropped` counts the episodes too short for one.
     `size` (H, W) in pixels resizes frames (bilinear, antialiased); None leaves them as they are.
     """
 
@@ -137,21 +111,19 @@ class ClipSource:
         self.frame_skip = frame_skip
         self.size = size
         self.windows = windows_of(dataset.lengths, episodes, clip_frames, frame_skip)
-        self.dropped = len(set(episodes)) - len({window.episode for window in self.windows})
+        self.dropped = len(set(episodes)) - len(self.windows.episodes)
         self._cache_bytes = cache_bytes
-        self._cached: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
-        self._cached_bytes = 0
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._kept_bytes = 0
+        self._frame_bytes = 3 * size[0] * size[1] if size else 0
 
     def batch(self, indices: Sequence[int]) -> ClipBatch:
         """The clips of these windows, in this order."""
         frames, actions, keys = [], [], []
         for window in (self.windows[i] for i in indices):
-            episode_frames, episode_actions = self._episode(window.episode)
-            span = (self.clip_frames - 1) * self.frame_skip + 1
-            frames.append(episode_frames[window.start : window.start + span : self.frame_skip])
-            actions.append(
-                chunk_actions(episode_actions, window.start, self.clip_frames, self.frame_skip)
-            )
+            own_frames, own_actions = self._clip(window.episode, window.start, self.clip_frames)
+            frames.append(own_frames)
+            actions.append(own_actions)
             keys.append(context_key(self.dataset.episode_ids[window.episode], window.start))
         sizes = {
             tuple(clip.shape[-2:]): self.windows[i].episode
@@ -173,34 +145,50 @@ class ClipSource:
 
         (B, count, 3, H, W) uint8; no further back than `steps_before`.
         """
-        places = self.frame_skip * torch.arange(count)
         chosen = []
         for index, steps in zip(indices, back, strict=True):
             window = self.windows[index]
-            frames, _ = self._episode(window.episode)
-            chosen.append(frames[window.start - steps * self.frame_skip + places])
+            start = window.start - steps * self.frame_skip
+            chosen.append(self._clip(window.episode, start, count)[0])
         return torch.stack(chosen)
 
     def steps_before(self, indices: Sequence[int]) -> list[int]:
         """How many model steps the episodes of these windows go back before them."""
         return [self.windows[index].start // self.frame_skip for index in indices]
 
-    def _episode(self, index: int) -> tuple[Tensor, Tensor]:
-        """Frames (T, 3, H, W) uint8 and actions (T, A), decoded at most once while they fit."""
-        if index in self._cached:
-            self._cached.move_to_end(index)
-            return self._cached[index]
-        episode = self.dataset.episode(index)
+    def _clip(self, episode: int, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """`count` model frames (T, 3, H, W) uint8 and their chunked actions (T, A * frame_skip)."""
+        length = self.dataset.lengths[episode]
+        stop = min(start + count * self.frame_skip, length)  # with the actions after the last frame
+        frames, actions = self._span(episode, start, stop)
+        shown = slice(0, (count - 1) * self.frame_skip + 1, self.frame_skip)
+        return frames[shown], chunk_actions(actions, 0, count, self.frame_skip)
+
+    def _span(self, episode: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Frames start .. stop - 1 of an episode and their actions."""
+        if episode not in self._kept and self._fits(episode):
+            whole = self._sized(self.dataset.episode(episode))
+            self._kept[episode] = whole
+            self._kept_bytes += whole[0].nbytes
+        if episode in self._kept:
+            frames, actions = self._kept[episode]
+            return frames[start:stop], actions[start:stop]
+        return self._sized(self.dataset.span(episode, start, stop))
+
+    def _fits(self, episode: int) -> bool:
+        worker = get_worker_info()
+        most = self._cache_bytes // (worker.num_workers if worker else 1)
+        return self._kept_bytes + self.dataset.lengths[episode] * self._frame_bytes <= most
+
+    def _sized(self, episode: Episode) -> tuple[Tensor, Tensor]:
         frames = torch.from_numpy(episode.frames)
         if self.size is not None:
             frames = resize(frames, self.size)
-        entry = (frames, torch.from_numpy(episode.actions))
-        self._cached[index] = entry
-        self._cached_bytes += frames.nbytes
-        while self._cached_bytes > self._cache_bytes and len(self._cached) > 1:
-            _, (oldest, _) = self._cached.popitem(last=False)
-            self._cached_bytes -= oldest.nbytes
-        return entry
+        self._frame_bytes = frames[0].nbytes
+        return frames, torch.from_numpy(episode.actions)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": {}, "_kept_bytes": 0}
 
 
 def evenly_spread(total: int, count: int) -> list[int]:
@@ -211,7 +199,7 @@ def evenly_spread(total: int, count: int) -> list[int]:
 
 def check_frame_size(dataset: EpisodeDataset, size: tuple[int, int], *, resize: bool) -> None:
     """UserError when the first episode's frames are not of `size` (H, W) and may not be resized."""
-    found = dataset.episode(0).frames.shape[2:]
+    found = dataset.span(0, 0, 1).frames.shape[2:]
     if found != size and not resize:
         raise UserError(
             f"{dataset.path}: frames are {found[0]}x{found[1]}, the model expects "

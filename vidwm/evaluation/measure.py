@@ -18,7 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidwm.data.clip import ClipBatch
-from vidwm.data.sampler import ClipSource, Window
+from vidwm.data.sampler import ClipSource
+from vidwm.data.windows import Window
 from vidwm.errors import UserError
 from vidwm.evaluation.metrics import MOVING_METRICS, MOVING_THRESHOLD, REPETITION
 from vidwm.evaluation.predict import (

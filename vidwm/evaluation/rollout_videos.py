@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vidwm.config import RolloutConfig
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.sampler import ClipSource, Window
+from vidwm.data.sampler import ClipSource
+from vidwm.data.windows import Window
 from vidwm.errors import UserError
 from vidwm.evaluation.evaluate import open_model, sampling_of
 from vidwm.evaluation.metrics import arrow, frame_metrics, written

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vidwm.data.sampler import ClipSource, Window
+from vidwm.data.sampler import ClipSource
 from vidwm.data.video import write_gif, write_video
+from vidwm.data.windows import Window
 from vidwm.evaluation.predict import predict
 from vidwm.evaluation.strips import titled_strip
 from vidwm.rollout.sampling import Sampling

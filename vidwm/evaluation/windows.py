@@ -7,7 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
-from vidwm.data.sampler import Window
+from vidwm.data.windows import Window
 
 PARTNER_SEED = 0
 

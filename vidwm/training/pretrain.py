@@ -8,7 +8,6 @@ carry no loss. The held-out loss is measured on fixed windows of the held-out ep
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidwm.config import PretrainConfig
-from vidwm.data.cache import TokenClips, tokenise
+from vidwm.data.cache import CachedTokens, cached_tokens
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.sampler import (
     ClipSource,
@@ -27,9 +26,9 @@ from vidwm.data.sampler import (
     check_frame_size,
     epoch_order,
     evenly_spread,
-    windows_of,
 )
 from vidwm.data.selection import open_recordings, split_dataset
+from vidwm.data.windows import windows_of
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.evaluation.strips import strip
@@ -37,6 +36,7 @@ from vidwm.rollout.engine import generate
 from vidwm.rollout.sampling import Sampling
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, Tokenizer, open_tokenizer
+from vidwm.training.caching import token_contents
 from vidwm.training.curriculum import horizon_at
 from vidwm.training.loop import Stage, fit
 from vidwm.training.new_transformer import transformer_config
@@ -188,7 +188,7 @@ def pretrain(config: PretrainConfig) -> Path:
         recorded = (torch.from_numpy(dataset.episode(i).actions) for i in train)
     else:
         clips = tokenised(config, dataset, tokenizer)
-        recorded = (clips.actions[i] for i in train)  # no episode is decoded for them
+        recorded = (clips.actions(i) for i in train)  # no episode is decoded for them
     seed_everything(config.seed)
     model = new_world_model(config, dataset, tokenizer, recorded)
     check_gap(model.codec, config.context_gap)
@@ -210,14 +210,13 @@ def pretrain(config: PretrainConfig) -> Path:
 
 def tokenised(
     config: PretrainConfig, dataset: EpisodeDataset, tokenizer: FramewiseTokenizer
-) -> TokenClips:
+) -> CachedTokens:
     """Tokens of all episodes, from the cache or into it."""
-    return tokenise(
+    return cached_tokens(
         dataset,
         lambda frames: tokenizer.encode(frames.to(pick_device(config.device))),
-        size=(tokenizer.height, tokenizer.width),
-        fingerprint=fingerprint(config.tokenizer),
-        directory=config.cache_dir or config.output_dir.parent / "tokens",
+        token_contents(dataset, tokenizer, config.tokenizer),
+        config.cache_dir or config.output_dir.parent / "tokens",
     )
 
 
@@ -263,14 +262,6 @@ def new_world_model(
     start_smoothly(transformer.model.embed_tokens.weight, layout)
     start_copying(transformer, layout)
     return WorldModel(tokenizer, transformer, actions, setting)
-
-
-def fingerprint(directory: Path) -> str:
-    """Hash of a tokenizer's files."""
-    digest = hashlib.sha256()
-    for path in [directory / "config.json", *sorted(directory.glob("*.safetensors"))]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _chunk_names(names: Sequence[str], frame_skip: int) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from vidwm.data.cache import TokenClips
-from vidwm.data.sampler import ClipSource, Window
+from vidwm.data.cache import CachedTokens
+from vidwm.data.sampler import ClipSource
+from vidwm.data.windows import Window
 from vidwm.training.older_context import older_frames
 from vidwm.world_model.codec import CompressiveCodec
 from vidwm.world_model.layout import Layout
@@ -44,7 +45,7 @@ class CachedWindows:
     """Of tokenised episodes; nothing is random."""
 
     def __init__(
-        self, clips: TokenClips, windows: Sequence[Window], layout: Layout, frame_skip: int
+        self, clips: CachedTokens, windows: Sequence[Window], layout: Layout, frame_skip: int
     ) -> None:
         self.clips, self.windows = clips, windows
         self.layout, self.frame_skip = layout, frame_skip

@@ -212,9 +212,9 @@ def train_tokenizer(config: TokenizerConfig) -> Path:
 
 def mean_frame(source: ClipSource) -> Tensor:
     """Mean (3, H, W) in [0, 1] of every frame of at most `MEAN_EPISODES` episodes."""
-    episodes = sorted({window.episode for window in source.windows})
-    chosen = {episodes[i] for i in evenly_spread(len(episodes), MEAN_EPISODES)}
-    numbers = [i for i, window in enumerate(source.windows) if window.episode in chosen]
+    episodes = source.windows.episodes
+    chosen = [episodes[i] for i in evenly_spread(len(episodes), MEAN_EPISODES)]
+    numbers = [number for episode in chosen for number in source.windows.of(episode)]
     parts = [numbers[i : i + 64] for i in range(0, len(numbers), 64)]
     sums = [source.batch(part).float_frames().sum(dim=(0, 1)) for part in parts]
     return torch.stack(sums).sum(dim=0) / len(numbers)

@@ -1,0 +1,110 @@
+"""`vidwm data cache`: decode and resize recordings once, or tokenise them once.
+
+It stands here and not in `vidwm.data`, because it knows the tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidwm.data.cache_folder import Contents, contents_of, missing_files
+from vidwm.data.cache_writer import CacheWork, write_cache
+from vidwm.data.clip import EpisodeDataset
+from vidwm.data.sampler import check_frame_size
+from vidwm.data.selection import open_recordings
+from vidwm.data_config import CacheConfig
+from vidwm.device import pick_device
+from vidwm.errors import UserError
+from vidwm.tokenizer.compressive import CompressiveTokenizer
+from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, open_tokenizer
+
+
+@dataclass(frozen=True)
+class TokenizerFolder:
+    """Frames to tokens, as `Encode`; opened by each process that calls it."""
+
+    directory: Path
+    device: torch.device
+
+    @cached_property
+    def tokenizer(self) -> FramewiseTokenizer:
+        """UserError for one whose tokens depend on other frames."""
+        tokenizer = open_tokenizer(self.directory)
+        if isinstance(tokenizer, CompressiveTokenizer):
+            raise UserError(
+                f"{self.directory} is a compressive tokenizer: a frame's tokens depend on the "
+                f"context it is seen with, which training draws anew; cache frames at its size "
+                f"instead, with --height {tokenizer.height} --width {tokenizer.width} and no "
+                f"--tokenizer."
+            )
+        return tokenizer.to(self.device)
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        return self.tokenizer.encode(frames.to(self.device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"directory": self.directory, "device": self.device}
+
+
+def cache_command(config: CacheConfig) -> None:
+    """Fill the cache, and say how much of it is there."""
+    work = cache_work(config)
+    written = write_cache(work, workers=config.workers, shard=config.share)
+    contents = work.contents
+    missing = len(missing_files(work.folder, range(len(contents.files))))
+    count = f"{len(contents.files) - missing:,} of {len(contents.files):,} files"
+    share = "" if config.share == (1, 1) else f", {written:,} of them by --shard {config.shard}"
+    print(
+        f"cache: {contents.kind} of {len(contents.lengths):,} episodes, "
+        f"{sum(contents.lengths):,} frames at {contents.size[0]}x{contents.size[1]}; {count} are "
+        f"there{share}: {work.folder}"
+    )
+
+
+def cache_work(config: CacheConfig) -> CacheWork:
+    """What is to be done; UserError when folders, sizes or the kind of tokenizer do not fit."""
+    target = config.output_dir
+    if target.absolute().is_relative_to(config.data.absolute()):
+        raise UserError(f"{target} lies inside of {config.data}; choose a folder beside it.")
+    dataset = open_recordings(config)
+    if config.tokenizer is None:
+        contents = contents_of(dataset, kind="frames", size=_size(config, dataset))
+        return CacheWork(dataset=dataset, contents=contents, folder=target)
+    encode = TokenizerFolder(config.tokenizer, pick_device(config.device))
+    contents = token_contents(dataset, encode.tokenizer, config.tokenizer)
+    check_frame_size(dataset, contents.size, resize=config.resize)
+    return CacheWork(dataset=dataset, contents=contents, folder=target, encode=encode)
+
+
+def token_contents(
+    dataset: EpisodeDataset, tokenizer: FramewiseTokenizer, directory: Path
+) -> Contents:
+    """What the cache of a dataset's tokens holds; the tokenizer is the one of that directory."""
+    return contents_of(
+        dataset,
+        kind="tokens",
+        size=(tokenizer.height, tokenizer.width),
+        tokenizer=fingerprint(directory),
+        tokens_per_frame=tokenizer.tokens_per_frame,
+    )
+
+
+def fingerprint(directory: Path) -> str:
+    """Hash of a tokenizer's files."""
+    digest = hashlib.sha256()
+    for path in [directory / "config.json", *sorted(directory.glob("*.safetensors"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _size(config: CacheConfig, dataset: EpisodeDataset) -> tuple[int, int]:
+    """As asked for; what is left open is as the first frame has it."""
+    H, W = dataset.span(0, 0, 1).frames.shape[2:]
+    return config.height or H, config.width or W
