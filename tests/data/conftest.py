@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vidwm.data.crc32c import crc32c
 from vidwm.data.lerobot_writer import LeRobotWriter
 from vidwm.data.video import write_video
 
@@ -148,7 +148,7 @@ def tfrecord() -> Callable[[Sequence[bytes]], bytes]:
     """tfrecord(payloads): the content of a TFRecord file."""
 
     def masked(data: bytes) -> bytes:
-        crc = crc32c(data)
+        crc = google_crc32c.value(data)
         return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
 
     def make(payloads: Sequence[bytes]) -> bytes:

@@ -25,7 +25,7 @@ def decode_images(
     for index, data in enumerate(encoded, first):
         try:
             with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-                frame = np.asarray(image.convert("RGB"))
+                frame = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"{source}: the image of frame {index} cannot be decoded "

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidwm.data.crc32c import crc32c
+import google_crc32c
+
 from vidwm.errors import UserError
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
@@ -54,7 +55,7 @@ def index_records(path: Path) -> Iterator[tuple[Record, memoryview]]:
         if len(header) < HEADER_BYTES:
             raise damaged(path, offset, "the file ends inside a record's header")
         size, crc = struct.unpack("<QI", header)
-        if _masked(crc32c(header[:8])) != crc:
+        if _masked_crc(bytes(header[:8])) != crc:
             raise damaged(path, offset, "the checksum of the record's length is wrong")
         left = end - offset - HEADER_BYTES - FOOTER_BYTES
         if size > left:
@@ -69,15 +70,14 @@ def read_record(path: Path, record: Record) -> memoryview:
     try:
         with path.open("rb") as file:
             file.seek(record.offset)
-            content = memoryview(file.read(record.size + FOOTER_BYTES))
+            payload, footer = file.read(record.size), file.read(FOOTER_BYTES)
     except OSError as error:
         raise UserError(f"Record file {path} cannot be read ({error.strerror}).") from error
-    payload, footer = content[: record.size], content[record.size :]
     if len(footer) < FOOTER_BYTES:
         raise damaged(path, record.offset, "the file ends inside a record")
-    if _masked(crc32c(payload)) != struct.unpack("<I", footer)[0]:
+    if _masked_crc(payload) != struct.unpack("<I", footer)[0]:
         raise damaged(path, record.offset, "the checksum of the record's contents is wrong")
-    return payload
+    return memoryview(payload)
 
 
 def damaged(path: Path, offset: int, what: str) -> UserError:
@@ -85,5 +85,6 @@ def damaged(path: Path, offset: int, what: str) -> UserError:
     return UserError(f"Record file {path} is damaged at byte {offset}: {what}; copy it again.")
 
 
-def _masked(crc: int) -> int:
+def _masked_crc(data: bytes) -> int:
+    crc: int = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
