@@ -142,6 +142,19 @@ def test_tokens_are_cached_and_reused(trained, tmp_path, monkeypatch):
     assert read == [0]  # to see the size of its frames; tokens and actions are in the cache
 
 
+def test_worker_processes_change_nothing(trained, tmp_path):
+    """Of a run that is resumed, too, and reads frames from a cache."""
+    run("data", "cache", trained / "data", "--output_dir", tmp_path / "frames")
+    words = (
+        *("tokenizer", "--data", tmp_path / "frames", "--log_every", 1, "--sample_every", 2),
+        *(*TOKENIZER, "--num_workers", 2, "--output_dir", tmp_path / "run"),
+    )
+    run(*words, "--steps", 1)
+    run(*words, "--steps", 3, "--resume")
+    found, expected = weights(tmp_path / "run"), weights(trained / "tokenizer")
+    assert all(found[name].equal(expected[name]) for name in expected)
+
+
 def test_a_changed_recording_is_tokenised_anew(trained, tmp_path):
     data = shutil.copytree(trained / "data", tmp_path / "data")
     cache = tmp_path / "tokens"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vidwm.data_config import DataOptions
+from vidwm.data_config import DataOptions, LoaderOptions
 from vidwm.options import Options, option, required
 
 
@@ -41,7 +41,7 @@ class MachineOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(MachineOptions):
+class TrainOptions(MachineOptions, LoaderOptions):
     """How long and how it trains, and what it leaves behind."""
 
     output_dir: Path = required("run folder; must not exist unless resumed")

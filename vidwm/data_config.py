@@ -36,6 +36,18 @@ class DataOptions(RecordingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoaderOptions(Options):
+    """How clips are read while training."""
+
+    num_workers: int | None = option(
+        None,
+        "processes that read clips ahead (none: up to 4 for a GPU, which would wait; 0 for a CPU, "
+        "whose cores train, and for cached tokens)",
+        at_least=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class InspectConfig(RecordingOptions):
     """What recordings hold."""
 

@@ -123,6 +123,14 @@ class ClipBatch:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def pin_memory(self) -> ClipBatch:
+        """The same in memory that a GPU copies from while it computes."""
+        return ClipBatch(
+            frames=self.frames.pin_memory(),
+            actions=self.actions.pin_memory(),
+            keys=self.keys.pin_memory(),
+        )
+
     def float_frames(self) -> Tensor:
         """Frames as float32 in [0, 1], the only range the package works in."""
         return self.frames.float() / 255

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vidwm.config import FinetuneConfig
 from vidwm.data.clip import ClipBatch
-from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread
+from vidwm.data.sampler import ClipSource, evenly_spread
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.evaluation.sources import open_sources
@@ -30,9 +30,10 @@ from vidwm.training.curriculum import horizon_at
 from vidwm.training.gold import GoldWatch
 from vidwm.training.judge import Judge
 from vidwm.training.loop import Stage, fit
-from vidwm.training.older_context import check_gap, older_context
+from vidwm.training.older_context import SeenReader, check_gap, older_context
 from vidwm.training.policy_update import Experience, PolicyUpdate
 from vidwm.training.run_folder import open_run
+from vidwm.training.run_loader import run_loader
 from vidwm.training.runtime import seed_of_step
 from vidwm.training.sharpness import Sharpness
 from vidwm.training.stopwatch import Stopwatch
@@ -80,19 +81,17 @@ class GrpoStage(Stage):
             )
         check_gap(model.codec, config.context_gap)
         self.layout = trained_layout(model, config.horizon)
+        reader = SeenReader(train, self.layout.context_frames, config.context_gap, config.seed)
+        self.loader = run_loader(reader, len(train.windows), config)
         self.policy = PolicyUpdate(model, self.layout, config, self.sharpness)
 
     def train_step(
         self, step: int, updaters: Mapping[str, Updater]
     ) -> Mapping[str, float | Tensor]:
-        config, watch = self.config, Stopwatch()
-        order = epoch_order(len(self.train.windows), config.seed, step, config.batch_size)
-        batch = self.train.batch(order)
-        older = None
-        if config.context_gap:
-            draw = seed_of_step(config.seed, step)
-            older = older_context(self.model, self.train, order, config.context_gap, draw)
-        experience, logs = self.collect(batch, step, watch, updaters["transformer"], older)
+        watch = Stopwatch()
+        seen = self.loader[step]
+        older = older_context(self.model, seen)
+        experience, logs = self.collect(seen.clips, step, watch, updaters["transformer"], older)
         kept = experience.advantages.abs().amax(dim=(1, 2)) > 0
         logs["dropped_groups"] = float((~kept).float().mean())
         with watch.phase("train"):

@@ -9,13 +9,16 @@ are alike, as far as the episode reaches, so no window is lost. RLVR-World: up t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from vidwm.data.clip import ClipBatch
 from vidwm.data.sampler import ClipSource
 from vidwm.errors import UserError
+from vidwm.training.runtime import seed_of_step
 from vidwm.world_model.codec import Codec, CompressiveCodec
 from vidwm.world_model.world_model import WorldModel
 
@@ -23,24 +26,50 @@ from vidwm.world_model.world_model import WorldModel
 def older_frames(
     source: ClipSource, numbers: Sequence[int], frames: int, gap: int, draw: int
 ) -> Tensor:
-    """The first frames of windows, up to `gap` steps older: (B, frames, 3, H, W) in [0, 1].
+    """The first frames of windows, up to `gap` steps older: (B, frames, 3, H, W) uint8.
 
     `draw` names the random choice: the same draw gives the same frames.
     """
     chance = torch.rand(len(numbers), generator=torch.Generator().manual_seed(draw)).tolist()
     reach = [min(gap, steps) for steps in source.steps_before(numbers)]
     back = [int(u * (steps + 1)) for u, steps in zip(chance, reach, strict=True)]
-    return source.first_frames(numbers, frames, back).float() / 255
+    return source.first_frames(numbers, frames, back)
+
+
+class Seen(NamedTuple):
+    """Clips, and the frames in full of their contexts (B, c, 3, H, W) uint8 if those are older."""
+
+    clips: ClipBatch
+    older: Tensor | None
+
+
+@dataclass(frozen=True)
+class SeenReader:
+    """What a step sees, for a `Loader` of a run with this seed."""
+
+    source: ClipSource
+    context_frames: int
+    gap: int
+    seed: int
+
+    def __call__(self, numbers: Sequence[int], step: int) -> Seen:
+        older = None
+        if self.gap:
+            draw = seed_of_step(self.seed, step)
+            older = older_frames(self.source, numbers, self.context_frames, self.gap, draw)
+        return Seen(self.source.batch(numbers), older)
 
 
 @torch.no_grad()
-def older_context(
-    model: WorldModel, source: ClipSource, numbers: Sequence[int], gap: int, draw: int
-) -> Tensor:
-    """The contexts (B, ...) of windows, their frames in full up to `gap` steps older."""
+def older_context(model: WorldModel, seen: Seen) -> Tensor | None:
+    """The contexts (B, ...) of clips if their frames in full are older."""
+    if seen.older is None:
+        return None
     c = model.layout.context_frames
-    full = older_frames(source, numbers, c, gap, draw).to(model.device)
-    last = source.batch(numbers).float_frames()[:, c - 1 : c].to(model.device)
+    full, last = (
+        frames.to(model.device).float() / 255
+        for frames in (seen.older, seen.clips.frames[:, c - 1 : c])
+    )
     return cast(CompressiveCodec, model.codec).encode_given(full, last)[0]
 
 

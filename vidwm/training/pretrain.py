@@ -24,7 +24,6 @@ from vidwm.data.sampler import (
     ClipSource,
     action_chunks,
     check_frame_size,
-    epoch_order,
     evenly_spread,
 )
 from vidwm.data.selection import open_recordings, split_dataset
@@ -43,8 +42,15 @@ from vidwm.training.new_transformer import transformer_config
 from vidwm.training.older_context import check_gap
 from vidwm.training.predicted_context import continued, drawn_jump
 from vidwm.training.run_folder import open_run
+from vidwm.training.run_loader import run_loader
 from vidwm.training.runtime import seed_everything, seed_of_step
-from vidwm.training.token_windows import CachedWindows, Clips, EncodedWindows, TokenWindows
+from vidwm.training.token_windows import (
+    CachedWindows,
+    Clips,
+    EncodedWindows,
+    StepReader,
+    TokenWindows,
+)
 from vidwm.training.updater import Updater
 from vidwm.world_model.action_embeddings import start_smoothly
 from vidwm.world_model.actions import ActionBins
@@ -76,6 +82,9 @@ class PretrainStage(Stage):
         self.modules: dict[str, nn.Module] = {"transformer": model.transformer}
         self.places = model.layout.logit_positions().to(self.device)
         model.tokenizer.to(self.device)
+        mapped = isinstance(train, CachedWindows)
+        reader = StepReader(train.read, config.seed)
+        self.loader = run_loader(reader, len(train), config, mapped=mapped)
 
     def train_step(
         self, step: int, updaters: Mapping[str, Updater]
@@ -98,15 +107,15 @@ class PretrainStage(Stage):
     def _batch(self, step: int, horizon: int) -> list[tuple[Tensor, int]]:
         """Sequences of step `step` and how many predicted frames each holds, by that number."""
         config, draw = self.config, seed_of_step(self.config.seed, step)
-        order = epoch_order(len(self.train), config.seed, step, config.batch_size)
-        clips = self.train.batch(order, draw)
-        own = round(config.predicted_share * len(order))
+        clips = self.train.clips(self.loader[step])
+        count = len(clips.context)
+        own = round(config.predicted_share * count)
         if config.context == "true" or step < config.predicted_start or horizon < 2 or not own:
             return [(self.sequences(clips, horizon), horizon)]
         jump = drawn_jump(horizon, draw)
         later = continued(self.model, clips.part(slice(own)), jump, draw)
         batch = [(self.sequences(later, horizon - jump), horizon - jump)]
-        if own < len(order):
+        if own < count:
             batch.append((self.sequences(clips.part(slice(own, None)), horizon), horizon))
         return batch
 

@@ -7,8 +7,9 @@ With a compressive tokenizer they depend on the context as well, and are made wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from vidwm.data.cache import CachedTokens
 from vidwm.data.sampler import ClipSource
 from vidwm.data.windows import Window
 from vidwm.training.older_context import older_frames
+from vidwm.training.runtime import seed_of_step
 from vidwm.world_model.codec import CompressiveCodec
 from vidwm.world_model.layout import Layout
 
@@ -34,11 +36,31 @@ class Clips(NamedTuple):
 
 
 class TokenWindows(Protocol):
-    """Numbered windows; `draw` names the random choices, the same draw gives the same clips."""
+    """Numbered windows; `draw` names the random choices, the same draw gives the same clips.
+
+    `read(numbers, draw)` is what any process can do, and goes to others by itself; `clips` does the
+    rest on the device. `batch` is both.
+    """
+
+    @property
+    def read(self) -> Callable[[Sequence[int], int], Any]: ...
 
     def __len__(self) -> int: ...
 
+    def clips(self, read: Any) -> Clips: ...
+
     def batch(self, numbers: Sequence[int], draw: int) -> Clips: ...
+
+
+@dataclass(frozen=True)
+class StepReader:
+    """Windows of a step, for a `Loader` of a run with this seed."""
+
+    read: Callable[[Sequence[int], int], Any]
+    seed: int
+
+    def __call__(self, numbers: Sequence[int], step: int) -> Any:
+        return self.read(numbers, seed_of_step(self.seed, step))
 
 
 class CachedWindows:
@@ -47,35 +69,70 @@ class CachedWindows:
     def __init__(
         self, clips: CachedTokens, windows: Sequence[Window], layout: Layout, frame_skip: int
     ) -> None:
-        self.clips, self.windows = clips, windows
+        self._clips, self.windows = clips, windows
         self.layout, self.frame_skip = layout, frame_skip
 
     def __len__(self) -> int:
         return len(self.windows)
 
-    def batch(self, numbers: Sequence[int], draw: int) -> Clips:
+    def read(self, numbers: Sequence[int], draw: int) -> Clips:
+        """The clips: nothing is left to do."""
         frames, c = self.layout.num_frames, self.layout.context_frames
         chosen = [self.windows[number] for number in numbers]
-        pairs = [self.clips.clip(w.episode, w.start, frames, self.frame_skip) for w in chosen]
+        pairs = [self._clips.clip(w.episode, w.start, frames, self.frame_skip) for w in chosen]
         tokens, actions = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         return Clips(tokens[:, :c], tokens[:, c:], actions)
 
+    def clips(self, read: Clips) -> Clips:
+        """As they are."""
+        return read
+
+    def batch(self, numbers: Sequence[int], draw: int) -> Clips:
+        """The clips of these windows."""
+        return self.read(numbers, draw)
+
+
+class Recorded(NamedTuple):
+    """full (B, c, 3, H, W), shown (B, 1 + h, 3, H, W) uint8; actions (B, T, A) float32."""
+
+    full: Tensor
+    shown: Tensor
+    actions: Tensor
+
+
+@dataclass(frozen=True)
+class RecordedWindows:
+    """Frames of windows; those in full are drawn from up to `gap` steps further back."""
+
+    source: ClipSource
+    context_frames: int
+    gap: int
+
+    def __call__(self, numbers: Sequence[int], draw: int) -> Recorded:
+        batch, c = self.source.batch(numbers), self.context_frames
+        full = older_frames(self.source, numbers, c, self.gap, draw)
+        return Recorded(full, batch.frames[:, c - 1 :], batch.actions)
+
 
 class EncodedWindows:
-    """Of recorded clips; their frames in full are drawn from up to `gap` steps further back."""
+    """Of recorded clips, whose tokens are made when they are read."""
 
     def __init__(
         self, source: ClipSource, codec: CompressiveCodec, device: torch.device, gap: int = 0
     ) -> None:
-        self.source, self.codec, self.device, self.gap = source, codec, device, gap
+        self.windows, self.codec, self.device = source.windows, codec, device
+        self.read = RecordedWindows(source, codec.layout.context_frames, gap)
 
     def __len__(self) -> int:
-        return len(self.source.windows)
+        return len(self.windows)
 
     @torch.no_grad()
-    def batch(self, numbers: Sequence[int], draw: int) -> Clips:
-        c, batch = self.codec.layout.context_frames, self.source.batch(numbers)
-        full = older_frames(self.source, numbers, c, self.gap, draw).to(self.device)
-        shown = batch.float_frames()[:, c - 1 :].to(self.device)
+    def clips(self, read: Recorded) -> Clips:
+        """The tokens of frames."""
+        full, shown = (frames.to(self.device).float() / 255 for frames in (read.full, read.shown))
         context, tokens = self.codec.encode_given(full, shown)
-        return Clips(context.cpu(), tokens.cpu(), batch.actions)
+        return Clips(context.cpu(), tokens.cpu(), read.actions)
+
+    def batch(self, numbers: Sequence[int], draw: int) -> Clips:
+        """The clips of these windows."""
+        return self.clips(self.read(numbers, draw))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidwm.config import TokenizerConfig
-from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread
+from vidwm.data.sampler import ClipSource, evenly_spread
 from vidwm.data.selection import open_recordings, split_dataset
 from vidwm.device import pick_device
 from vidwm.reward.perceptual import load_perceptual
@@ -36,6 +36,7 @@ from vidwm.training.loop import Stage, fit
 from vidwm.training.new_tokenizer import starting_tokenizer
 from vidwm.training.reconstruction import Part, reconstructed
 from vidwm.training.run_folder import open_run
+from vidwm.training.run_loader import run_loader
 from vidwm.training.runtime import seed_everything, seed_of_step
 from vidwm.training.updater import Updater
 
@@ -64,6 +65,8 @@ class TokenizerStage(Stage):
         self.modules: dict[str, nn.Module] = {"tokenizer": tokenizer}
         if config.adversarial_weight:
             self.modules["discriminator"] = Discriminator()
+        reader = FrameReader(train, self.later, config.seed)
+        self.loader = run_loader(reader, len(train.windows), config)
         self.weights = LossWeights(
             l1=config.l1_weight,
             mse=config.mse_weight,
@@ -78,8 +81,7 @@ class TokenizerStage(Stage):
         self, step: int, updaters: Mapping[str, Updater]
     ) -> Mapping[str, float | Tensor]:
         config = self.config
-        order = epoch_order(len(self.train.windows), config.seed, step, config.batch_size)
-        clips = self._clips(self.train, order, draw=seed_of_step(config.seed, step))
+        clips = self._on_device(self.loader[step])
         updater = updaters["tokenizer"]
         critic = updaters.get("discriminator")
         playing = critic is not None and step >= config.adversarial_start
@@ -119,13 +121,8 @@ class TokenizerStage(Stage):
             pieces |= {f"{part.prefix}{n}_loss": value for n, value in losses.items()}
         return total, pieces
 
-    def _clips(self, source: ClipSource, numbers: Sequence[int], draw: int) -> Tensor:
-        """Clips (B, T, 3, H, W): of each window the first frame, and some others at random."""
-        frames = source.batch(numbers).float_frames()
-        generator = torch.Generator().manual_seed(draw)
-        others = torch.rand(len(frames), frames.shape[1] - 1, generator=generator).argsort(dim=1)
-        places = F.pad(1 + others[:, : self.later].sort(dim=1).values, (1, 0))
-        return frames[torch.arange(len(frames))[:, None], places].to(self.device)
+    def _on_device(self, frames: Tensor) -> Tensor:
+        return frames.to(self.device, non_blocking=True).float() / 255
 
     def _train_critic(self, critic: Updater, frames: Tensor, reconstruction: Tensor) -> Tensor:
         critic.module.zero_grad(set_to_none=True)  # the generator's loss left gradients here
@@ -166,10 +163,32 @@ class TokenizerStage(Stage):
     def _reconstruct(self, source: ClipSource, count: int) -> list[Part]:
         """About `count` frames of a source, in clips, and what becomes of them."""
         chosen = evenly_spread(len(source.windows), max(1, count // (1 + self.later)))
-        return reconstructed(self.tokenizer, self._clips(source, chosen, draw=0))
+        frames = some_frames(source, chosen, self.later, draw=0)
+        return reconstructed(self.tokenizer, self._on_device(frames))
 
     def export(self, directory: Path) -> None:
         self.tokenizer.save_pretrained(directory)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameReader:
+    """What a step sees, for a `Loader` of a run with this seed."""
+
+    source: ClipSource
+    later: int
+    seed: int
+
+    def __call__(self, numbers: Sequence[int], step: int) -> Tensor:
+        return some_frames(self.source, numbers, self.later, seed_of_step(self.seed, step))
+
+
+def some_frames(source: ClipSource, numbers: Sequence[int], later: int, draw: int) -> Tensor:
+    """Of each window the first frame and `later` others at random: (B, T, 3, H, W) uint8."""
+    frames = source.batch(numbers).frames
+    generator = torch.Generator().manual_seed(draw)
+    others = torch.rand(len(frames), frames.shape[1] - 1, generator=generator).argsort(dim=1)
+    places = F.pad(1 + others[:, :later].sort(dim=1).values, (1, 0))
+    return frames[torch.arange(len(frames))[:, None], places]
 
 
 def _codebook(parts: Sequence[Part]) -> dict[str, float]:
