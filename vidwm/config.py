@@ -77,6 +77,9 @@ class SamplingOptions(Options):
     min_p: float = option(
         0.0, "draw among tokens at least this likely, times the likeliest", at_least=0, at_most=1
     )
+    reject_repeats: int = option(
+        0, "times a frame is drawn anew while it repeats the one before it", at_least=0
+    )
     seed: int = option(0, "seed of the draws", at_least=0)
 
 

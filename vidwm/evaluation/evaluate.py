@@ -107,6 +107,7 @@ def sampling_of(options: SamplingOptions) -> Sampling:
         top_k=options.top_k,
         top_p=options.top_p,
         min_p=options.min_p,
+        reject_repeats=options.reject_repeats,
         seed=options.seed,
     )
 

@@ -225,7 +225,8 @@ def decode_window(
     )
     last = hidden[:, None, -1:].to(decoder.dtype)
     cost = STEP_COSTS[device]
-    if drafts and worth_drafting(window, cost):
+    rejecting = decoder.sampling.reject_repeats > 0
+    if drafts and not rejecting and worth_drafting(window, cost):
         drafted = DraftedDecoding(decoder, cache, window, cost)
         tokens, logprobs = drafted.run(last)
         passes = drafted.passes / window.states.shape[:2].numel()

@@ -1,9 +1,15 @@
-"""Plain decoding: every rollout is one token further with every step."""
+"""Plain decoding: every rollout is one token further with every step.
+
+A frame that repeats the one before it may be drawn anew (rejection sampling, RLVR-World, arXiv
+2505.13934, section 5.3). Then all rollouts go through the frame again, so that they stay in step;
+those that are content meet the same random numbers, and draw the same tokens.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from vidwm_kernels.sample_tokens import restated
 
 from vidwm.rollout.decoder import Decoder
 from vidwm.rollout.kv_cache import GroupCache
@@ -17,24 +23,50 @@ def decode_lockstep(
 
     An action is given, so it rides in the same step as the frame's last token.
     """
-    G, frames, N = window.states.shape[1:]
+    G, frames = window.states.shape[1:3]
+    retries = decoder.sampling.reject_repeats
     tokens = torch.empty_like(window.states)
     logprobs = torch.empty(window.states.shape, device=window.states.device)
-    drawn = decoder.draw(
-        states.expand(-1, G, -1, -1), window.states[:, :, 0, :1], window.legal_at(0)
-    )
+    previous = window.previous[:, None].expand(-1, G, -1)
+    opening = None
     for frame in range(frames):
-        for place in range(N):
-            newest = drawn.tokens[:, :, -1:]
-            tokens[:, :, frame, place] = newest[..., 0]
-            logprobs[:, :, frame, place] = drawn.logprobs[:, :, -1]
-            fed, following = newest, (frame, place + 1)
-            if place == N - 1:
-                if frame == frames - 1:
-                    break
-                actions = window.actions[:, None, frame].expand(-1, G, -1)
-                fed, following = torch.cat([newest, actions], dim=2), (frame + 1, 0)
-            randomness = window.states[:, :, following[0], following[1], None]
-            drawn = decoder.step(fed, cache, randomness, window.legal_at(following[1]))
+        randomness, start = window.states[:, :, frame], cache.length
+        for attempt in range(1 + retries):
+            cache.length = start
+            found = _frame(decoder, cache, states, opening, randomness, window)
+            tokens[:, :, frame], logprobs[:, :, frame] = found
+            if attempt == retries:
+                break
+            repeated = (found[0] == previous).all(dim=-1, keepdim=True)
+            if not repeated.any():
+                break
+            randomness = torch.where(repeated, restated(randomness, attempt + 1), randomness)
+        previous = tokens[:, :, frame]
+        if frame < frames - 1:
+            actions = window.actions[:, None, frame].expand(-1, G, -1)
+            opening = torch.cat([previous[..., -1:], actions], dim=2)
+    return tokens, logprobs
+
+
+def _frame(
+    decoder: Decoder,
+    cache: GroupCache,
+    states: Tensor,
+    opening: Tensor | None,
+    randomness: Tensor,
+    window: Window,
+) -> tuple[Tensor, Tensor]:
+    """Tokens and logprobs (B, G, N) of one frame; opening: what is fed before it, after a frame."""
+    tokens = torch.empty_like(randomness)
+    logprobs = torch.empty(randomness.shape, device=randomness.device)
+    fed = opening
+    for place in range(randomness.shape[2]):
+        drawing = (randomness[:, :, place, None], window.legal_at(place))
+        if fed is None:
+            drawn = decoder.draw(states.expand(-1, len(randomness[0]), -1, -1), *drawing)
+        else:
+            drawn = decoder.step(fed, cache, *drawing)
             cache.length += fed.shape[2]
+        fed = drawn.tokens[:, :, -1:]
+        tokens[:, :, place], logprobs[:, :, place] = fed[..., 0], drawn.logprobs[:, :, -1]
     return tokens, logprobs

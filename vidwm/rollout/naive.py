@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from vidwm_kernels.sample_tokens import sample_tokens
+from vidwm_kernels.sample_tokens import restated, sample_tokens
 
 from vidwm.rollout.engine import Rollouts
 from vidwm.rollout.request import check_request
@@ -46,23 +46,43 @@ def generate_naive(
                 else:
                     action = layout.action_ids(bins[b, layout.context_frames + frame - 1])
                     before = torch.cat([before, tokens[b, g, frame - 1], action])
-                drawn: list[Tensor] = []
-                for place in range(layout.tokens_per_frame):
-                    ids = torch.cat([before, *drawn])
-                    found = sample_tokens(
-                        transformer.hidden(ids[None])[0, -1],
-                        transformer.model.norm.weight,
-                        transformer.lm_head.weight[: layout.codebook_size],
-                        states[b, g, frame, place],
-                        eps=transformer.model.norm.eps,
-                        temperature=sampling.temperature,
-                        top_k=sampling.top_k,
-                        top_p=sampling.top_p,
-                        min_p=sampling.min_p,
-                        legal=legal if legal is None or legal.ndim == 1 else legal[place],
-                    )
-                    logprobs[b, g, frame, place] = found.logprobs
-                    drawn.append(found.tokens[None])
-                tokens[b, g, frame] = torch.cat(drawn)
+                last = tokens[b, g, frame - 1] if frame else layout.last_frame(past)[0]
+                randomness = states[b, g, frame]
+                for attempt in range(1 + sampling.reject_repeats):
+                    found = _frame(transformer, layout, before, randomness, sampling, legal)
+                    tokens[b, g, frame], logprobs[b, g, frame] = found
+                    if not torch.equal(found[0], last):
+                        break
+                    randomness = restated(randomness, attempt + 1)
                 past = layout.advanced(past, tokens[b : b + 1, g, frame, None])
     return Rollouts(tokens=tokens, logprobs=logprobs, tokens_per_pass=1.0)
+
+
+def _frame(
+    transformer: Transformer,
+    layout: Layout,
+    before: Tensor,
+    randomness: Tensor,
+    sampling: Sampling,
+    legal: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Tokens and logprobs (N,) of the frame after ids `before`."""
+    drawn: list[Tensor] = []
+    logprobs: list[Tensor] = []
+    for place in range(layout.tokens_per_frame):
+        ids = torch.cat([before, *drawn])
+        found = sample_tokens(
+            transformer.hidden(ids[None])[0, -1],
+            transformer.model.norm.weight,
+            transformer.lm_head.weight[: layout.codebook_size],
+            randomness[place],
+            eps=transformer.model.norm.eps,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            legal=legal if legal is None or legal.ndim == 1 else legal[place],
+        )
+        drawn.append(found.tokens[None])
+        logprobs.append(found.logprobs)
+    return torch.cat(drawn), torch.stack(logprobs)

@@ -18,12 +18,15 @@ class Sampling:
     """Temperature 0 takes the likeliest token; top_k 0, top_p 1 and min_p 0 keep all of them.
 
     Filters apply in this order, each to what the one before left, after the temperature.
+    reject_repeats: how often a frame is drawn anew while it repeats the frame before it, token by
+    token; the log-probabilities stay those of the model, not of what is left of it.
     """
 
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    reject_repeats: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -34,6 +37,8 @@ class Sampling:
                 f"top_k >= 0, 0 < top_p <= 1 and 0 <= min_p <= 1, "
                 f"got {self.temperature}, {self.top_k}, {self.top_p} and {self.min_p}."
             )
+        if self.reject_repeats < 0:
+            raise UserError(f"reject_repeats must be at least 0, got {self.reject_repeats}.")
 
 
 def random_states(

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from vidwm_kernels.dispatch import pick
-from vidwm_kernels.sample_tokens.counter import token_states
+from vidwm_kernels.sample_tokens.counter import restated, token_states
 
-__all__ = ["Drawn", "sample_tokens", "token_states"]
+__all__ = ["Drawn", "restated", "sample_tokens", "token_states"]
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Scores divided by less could leave the range of float32.

@@ -37,6 +37,11 @@ def token_states(seed: int, keys: Tensor, rollouts: Tensor, positions: Tensor) -
     return _splitmix(state ^ positions)
 
 
+def restated(states: Tensor, attempt: int) -> Tensor:
+    """States for drawing the same tokens once more, at attempt 1, 2, ...: (...) int64."""
+    return _splitmix(states ^ attempt)
+
+
 def uniforms(states: Tensor, low: int, high: int) -> Tensor:
     """Numbers of the ids low .. high-1: states (...) -> (..., high - low) float32 in (0, 1).
 
