@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vidwm.config import FinetuneConfig
 from vidwm.data.clip import ClipBatch
 from vidwm.data.sampler import ClipSource, epoch_order, evenly_spread
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.evaluation.sources import open_sources
 from vidwm.evaluation.strips import strip
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.reward.repetition import repetition_rate
 from vidwm.rollout.engine import Rollouts, generate
 from vidwm.rollout.sampling import Sampling
@@ -290,6 +290,7 @@ def trained_layout(model: WorldModel, horizon: int) -> Layout:
 def finetune(config: FinetuneConfig) -> Path:
     """Run the stage; returns the folder of the post-trained world model."""
     run = open_run(config.output_dir, resume=config.resume)
+    assert config.model is not None
     model = WorldModel.from_pretrained(config.model)
     train, heldout = open_sources(config, model, config.horizon)
     stage = GrpoStage(model, train, heldout, config)
