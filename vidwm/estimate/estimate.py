@@ -50,8 +50,8 @@ def described(config: TrainOptions) -> tuple[list[list[str]], StepOf]:
     if isinstance(config, FinetuneConfig):
         if config.model is None:
             raise UserError(
-                "An adaptation is three runs: make its start with --steps 0 --pretrain_steps 0, and "
-                "estimate `vidwm finetune --model` and `vidwm pretrain --init_from` with that."
+                "An adaptation is three runs: make its start with --steps 0 --pretrain_steps 0, "
+                "and estimate `vidwm finetune --model` and `vidwm pretrain --init_from` with that."
             )
         model = model_at(config.model)
         step_of = finetune_step(config, model)

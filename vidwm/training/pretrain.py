@@ -39,6 +39,7 @@ from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, open_tokenizer
 from vidwm.training.caching import token_contents
 from vidwm.training.curriculum import horizon_at
 from vidwm.training.loop import Stage, fit
+from vidwm.training.lora import add_adapters, merged, merged_into
 from vidwm.training.new_model import new_world_model, settings_of, with_tokenizer
 from vidwm.training.older_context import check_gap
 from vidwm.training.predicted_context import continued, drawn_jump
@@ -100,7 +101,8 @@ class PretrainStage(Stage):
         if config.context == "true" or step < config.predicted_start or horizon < 2 or not own:
             return [(self.sequences(clips, horizon), horizon)]
         jump = drawn_jump(horizon, draw)
-        later = continued(self.model, clips.part(slice(own)), jump, draw)
+        with merged_into(self.model):
+            later = continued(self.model, clips.part(slice(own)), jump, draw)
         batch = [(self.sequences(later, horizon - jump), horizon - jump)]
         if own < len(order):
             batch.append((self.sequences(clips.part(slice(own, None)), horizon), horizon))
@@ -146,7 +148,7 @@ class PretrainStage(Stage):
         model, clips = self.model, _spread(self.heldout, SAMPLE_WINDOWS)
         context = clips.context.to(self.device)
         rollouts = generate(
-            model.transformer,
+            merged(model.transformer),
             model.layout,
             context,
             model.bins(clips.actions),
@@ -163,7 +165,8 @@ class PretrainStage(Stage):
         }
 
     def export(self, directory: Path) -> None:
-        self.model.save_pretrained(directory)
+        with merged_into(self.model):
+            self.model.save_pretrained(directory)
 
 
 def _spread(windows: TokenWindows, count: int) -> Clips:
@@ -195,6 +198,7 @@ def pretrain(config: PretrainConfig) -> Path:
         recorded = (clips.actions(i) for i in train)  # no episode is decoded for them
     seed_everything(config.seed)
     model = given or new_world_model(config, dataset, tokenizer, recorded)
+    add_adapters(model.transformer, config, embeddings=True)
     check_gap(model.codec, config.context_gap)
 
     def windows(episodes: Sequence[int]) -> TokenWindows:
