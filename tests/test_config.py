@@ -166,7 +166,7 @@ def needed(command: str) -> list[str]:
     specs = dataclasses.fields(COMMANDS[command][0])
     either = {"pretrain": ["tokenizer"], "finetune": ["model"]}
     required = [spec.name for spec in specs if spec.default is dataclasses.MISSING]
-    return required + either.get(command, [])
+    return required + either.get(command.removeprefix("estimate "), [])
 
 
 def test_a_field_named_as_a_word_of_python_is_spelled_as_that_word(

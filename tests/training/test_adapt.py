@@ -175,7 +175,7 @@ def test_positions_are_made_for_a_longer_horizon_and_missed_without(data, tmp_pa
     file = old / "world_model.json"
     file.write_text(file.read_text().replace('"horizon": 1', '"horizon": 2'))
     say = fails(
-        *(capsys, "evaluate", "--model", old, "--data", data, "--output_dir", tmp_path / "report")
+        *(capsys, "finetune", "--model", old, "--data", data, "--output_dir", tmp_path / "report")
     )
     assert "3 context frames and a horizon of 2" in say and "finetune --from" in say
     file.write_text(file.read_text().replace('"horizon": 2', '"horizon": 1'))
