@@ -13,9 +13,10 @@ import pytest
 
 import vidwm
 from vidwm import __version__, cli
-from vidwm.config import FinetuneConfig, PretrainConfig, RolloutConfig
+from vidwm.config import PretrainConfig, RolloutConfig
 from vidwm.data_config import InspectConfig
 from vidwm.errors import UserError
+from vidwm.finetune_config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PRETRAIN = ["pretrain", "--data", "d", "--tokenizer", "t", "--output-dir", "o"]
@@ -172,7 +173,7 @@ def test_print_config_prints_and_does_not_run(
         ([*PRETRAIN, "--steps", "many"], "--steps must be a whole number, got 'many'."),
         ([*PRETRAIN, "stray"], "Unexpected argument 'stray'"),
         ([*PRETRAIN, "--config", "absent.yaml"], "absent.yaml: No such file or directory."),
-        (["pretrain"], "3 settings are wrong:"),
+        (["pretrain"], "2 settings are wrong:"),
         (["data"], "required: subcommand; see `vidwm data --help`."),
         (["data", "inspekt"], "invalid choice: 'inspekt'"),
         (["data", "inspect"], "data is missing"),

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from vidwm.cli import COMMANDS
-from vidwm.config import FinetuneConfig, PretrainConfig, TokenizerConfig
+from vidwm.config import PretrainConfig, TokenizerConfig
 from vidwm.config_loader import load_config, read_mapping, to_yaml
 from vidwm.errors import UserError
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.options import option
 
 PATHS = {"data": "d", "tokenizer": "t", "output_dir": "o"}
@@ -147,8 +148,7 @@ def test_the_printed_config_reads_back_equal(
     command: str, yaml_file: Callable[[str], Path]
 ) -> None:
     kind = COMMANDS[command][0]
-    needed = [spec.name for spec in dataclasses.fields(kind) if spec.default is dataclasses.MISSING]
-    config = load_config(kind, None, {name: f"x/{name}" for name in needed})
+    config = load_config(kind, None, {name: f"x/{name}" for name in needed(command)})
     assert load_config(kind, yaml_file(to_yaml(config))) == config
 
 
@@ -158,8 +158,49 @@ def test_defaults_are_legal_and_every_field_is_explained(command: str) -> None:
     for spec in dataclasses.fields(kind):
         assert spec.metadata["help"], f"{command}.{spec.name} has no help"
     # Building checks every default against its own bounds and choices.
-    needed = [spec.name for spec in dataclasses.fields(kind) if spec.default is dataclasses.MISSING]
-    kind(**{name: Path("x") for name in needed})
+    kind(**{name: Path("x") for name in needed(command)})
+
+
+def needed(command: str) -> list[str]:
+    """The fields without which a command has nothing to go on."""
+    specs = dataclasses.fields(COMMANDS[command][0])
+    either = {"pretrain": ["tokenizer"], "finetune": ["model"]}
+    required = [spec.name for spec in specs if spec.default is dataclasses.MISSING]
+    return required + either.get(command.removeprefix("estimate "), [])
+
+
+def test_a_field_named_as_a_word_of_python_is_spelled_as_that_word(
+    yaml_file: Callable[[str], Path],
+) -> None:
+    file = yaml_file("from: old\ndata: d\noutput_dir: o\n")
+    config = load_config(FinetuneConfig, file)
+    assert config.from_ == Path("old") and config.model is None
+    assert "from: old\n" in to_yaml(config) and "from_" not in to_yaml(config)
+    with pytest.raises(UserError, match="Unknown key --from_; did you mean from"):
+        load_config(FinetuneConfig, file, {"from_": "x"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "Give either model"),
+        ({"model": "m", "from": "f"}, "Give either model"),
+        ({"model": "m", "pretrain_steps": "5"}, "pretrain_steps would be ignored"),
+        ({"model": "m", "steps": "0"}, "steps must be at least 1"),
+    ],
+)
+def test_a_model_is_either_given_or_adapted(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(FinetuneConfig, None, {"data": "d", "output_dir": "o"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({}, "give a tokenizer folder, or init_from"), ({"lora_rank": "4"}, "give init_from as well")],
+)
+def test_pretraining_begins_with_something(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(PretrainConfig, None, {"data": "d", "output_dir": "o"} | changes)
 
 
 def test_python_callers_are_checked_too() -> None:

@@ -24,8 +24,9 @@ FLOORS = [
     {"tokenizer"},
     {"data"},
     {"config_loader"},
+    {"finetune_config"},
     {"config"},
-    {"data_config", "hub_config"},
+    {"adapt_config", "data_config", "hub_config", "lora_config"},
     {"options"},
     {"files", "provenance", "device"},
     {"errors"},
@@ -35,7 +36,15 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Inside the floors: the modules of their room that know the tokenizer.
 MEETING_POINTS = ("vidwm.world_model.codec", "vidwm.world_model.world_model")
 # Packages that may be absent, so that they are imported where they are needed.
-OPTIONAL = {"decord", "torchcodec", "huggingface_hub", "metaworld", "mujoco", "transformers"}
+OPTIONAL = {
+    "decord",
+    "torchcodec",
+    "huggingface_hub",
+    "metaworld",
+    "mujoco",
+    "peft",
+    "transformers",
+}
 
 
 def modules(root: Path) -> dict[str, Path]:

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from vidwm.cli import main
-from vidwm.config import FinetuneConfig
 from vidwm.data.npz import NpzDataset
 from vidwm.evaluation.sources import open_sources
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.training.gold import GoldLook, GoldWatch
 from vidwm.training.grpo import GrpoStage
 from vidwm.training.stopwatch import Stopwatch

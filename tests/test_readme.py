@@ -69,6 +69,12 @@ def test_the_five_commands_on_own_data_run_in_order(tmp_path, monkeypatch):
     assert list(Path("runs").rglob("*.mp4")) and list(Path("runs").rglob("report.md"))
 
 
+def test_the_command_for_another_robot_is_understood(capsys):
+    (line,) = [line for line in COMMANDS if "--from" in line]
+    assert main([*shlex.split(line)[1:], "--print_config"]) == 0
+    assert "from: assets/tiny" in capsys.readouterr().out  # run in tests/training/test_adapt.py
+
+
 def test_make_targets_and_configs_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = [line.split()[1] for line in COMMANDS if line.startswith("make ")]

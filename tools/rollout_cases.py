@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidwm.config import FinetuneConfig
 from vidwm.evaluation.sources import open_sources
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.rollout.sampling import Sampling, random_states
 from vidwm.rollout.window import Window
 from vidwm.world_model.layout import Layout

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vidwm.config import FinetuneConfig
 from vidwm.data.sampler import evenly_spread
 from vidwm.evaluation.sources import open_sources
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.rollout.engine import generate
 from vidwm.rollout.sampling import Sampling
 from vidwm.tokenizer.frame import FrameTokenizer

@@ -19,11 +19,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from vidwm.config import EvaluateConfig, FinetuneConfig
+from vidwm.config import EvaluateConfig
 from vidwm.config_loader import load_config, read_mapping
 from vidwm.evaluation.evaluate import evaluate
 from vidwm.evaluation.metrics import arrow, higher_is_better
 from vidwm.evaluation.tables import markdown
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.training.grpo import finetune
 
 ROLLOUTS = 128  # of a step, however they are divided into groups

@@ -17,7 +17,6 @@ from typing import Any, NoReturn, TypeAlias
 from vidwm import __version__
 from vidwm.config import (
     EvaluateConfig,
-    FinetuneConfig,
     PretrainConfig,
     RolloutConfig,
     TokenizerConfig,
@@ -25,6 +24,7 @@ from vidwm.config import (
 from vidwm.config_loader import add_flags, by_place, load_config, read_mapping, to_yaml
 from vidwm.data_config import CacheConfig, CheckConfig, ConvertConfig, InspectConfig
 from vidwm.errors import UserError
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.hub_config import ExportConfig, ImportConfig
 from vidwm.options import Options
 
@@ -42,9 +42,14 @@ def _pretrain(config: PretrainConfig) -> None:
 
 
 def _finetune(config: FinetuneConfig) -> None:
-    from vidwm.training.grpo import finetune
+    if config.from_ is not None:
+        from vidwm.training.adapt import adapt
 
-    finetune(config)
+        adapt(config)
+    else:
+        from vidwm.training.grpo import finetune
+
+        finetune(config)
 
 
 def _rollout(config: RolloutConfig) -> None:

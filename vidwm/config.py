@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vidwm.adapt_config import TRAINED_HELP, Trained
 from vidwm.data_config import DataOptions, LoaderOptions
+from vidwm.lora_config import LoraOptions
 from vidwm.options import Options, option, required
 
 
@@ -25,11 +27,17 @@ class NewModelOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GivenModelOptions(DataOptions):
+class ResizeOptions(DataOptions):
     """For a model that exists, which knows its own size, frame skip and split."""
 
-    model: Path = required("world model folder")
     resize: bool = option(False, "resize frames to the model's size instead of failing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenModelOptions(ResizeOptions):
+    """Which model."""
+
+    model: Path = required("world model folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +137,10 @@ class TokenizerConfig(NewModelOptions, TrainOptions):
     mse_weight: float = option(0.0, "weight of the squared error", at_least=0)
     adversarial_weight: float = option(0.0, "weight of the adversarial loss", at_least=0)
     adversarial_start: int = option(0, "step at which the adversarial loss sets in", at_least=0)
-    init_from: Path | None = option(None, "tokenizer folder to start from; its network is kept")
+    init_from: Path | None = option(
+        None, "tokenizer folder to start from; its network and size are kept"
+    )
+    trained: Trained = option("all", TRAINED_HELP)
 
     @property
     def patch(self) -> int:
@@ -166,10 +177,13 @@ class TokenizerConfig(NewModelOptions, TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(NewModelOptions, TrainOptions):
+class PretrainConfig(NewModelOptions, LoraOptions, TrainOptions):
     """The world model, trained by maximum likelihood."""
 
-    tokenizer: Path = required("tokenizer folder")
+    tokenizer: Path | None = option(None, "tokenizer folder (none: that of init_from)")
+    init_from: Path | None = option(
+        None, "world model to go on from; its sizes, ranges, split and frame skip are kept"
+    )
     steps: int = option(10_000, "optimisation steps", at_least=1)
     batch_size: int = option(32, "clips per step", at_least=1)
     learning_rate: float = option(3e-4, "peak learning rate of AdamW", above=0)
@@ -204,6 +218,10 @@ class PretrainConfig(NewModelOptions, TrainOptions):
 
     def conflicts(self) -> list[str]:
         problems = []
+        if self.tokenizer is None and self.init_from is None:
+            problems.append("tokenizer is missing: give a tokenizer folder, or init_from.")
+        if self.lora_rank and self.init_from is None:
+            problems.append("lora_rank updates what is there already: give init_from as well.")
         if self.context == "predicted" and self.horizon < 2:
             problems.append(
                 f"context = predicted imagines some of the predicted frames: horizon must be at "
@@ -219,80 +237,6 @@ class PretrainConfig(NewModelOptions, TrainOptions):
                 f"num_kv_heads must divide num_heads = {self.num_heads}, got {self.num_kv_heads}."
             )
         return problems
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(GivenModelOptions, CacheOptions, TrainOptions):
-    """GRPO: the world model, post-trained on decoded predictions."""
-
-    reward: str = option("lpips=1,mae=1", "weighted mix of metrics, better is always higher")
-    max_scoring_gb: float = option(1.0, "frames and features at a time, in scoring", above=0)
-    steps: int = option(200, "rollout batches, each followed by its updates", at_least=1)
-    batch_size: int = option(8, "contexts per step", at_least=1)
-    learning_rate: float = option(5e-5, "peak learning rate of AdamW", above=0)
-    sharpness_rate: float = option(
-        0.0, "learning rate of a scale on all logits, how sure the policy is (0: fixed)", at_least=0
-    )
-    group_size: int = option(16, "rollouts per context (TRL: num_generations)", at_least=2)
-    temperature: float = option(1.0, "of the rollouts", above=0)
-    beta: float = option(1e-3, "weight of the KL to the starting model", at_least=0)
-    kl_estimator: Literal["k1", "k2", "k3"] = option("k3", "estimator of that KL")
-    epsilon: float = option(0.2, "how far the ratio may fall before it is clipped", above=0)
-    epsilon_high: float | None = option(None, "how far it may rise (none: epsilon)", above=0)
-    delta: float | None = option(3.0, "bound of the ratio where the advantage is negative", above=1)
-    loss_type: Literal["grpo", "dr_grpo", "dapo"] = option("grpo", "how token losses are averaged")
-    credit: Literal["rollout", "local"] = option(
-        "rollout", "local: a token answers for the errors near it in its own frame"
-    )
-    scale_rewards: Literal["group", "batch", "none"] = option("group", "whose deviation divides")
-    combine: Literal["sum_then_normalise", "normalise_then_sum"] = option(
-        "sum_then_normalise", "several rewards: mix and compare, or compare each and mix (GDPO)"
-    )
-    reward_over: Literal["mean", "last", "discounted"] = option(
-        "mean", "which predicted frames count in a rollout's reward"
-    )
-    discount: float = option(
-        0.9, "of later frames, with reward_over discounted", above=0, at_most=1
-    )
-    target: Literal["true", "reconstruction"] = option(
-        "true", "what rewards compare with: true frames, or what the tokenizer makes of them"
-    )
-    stop_when_gold_falls: bool = option(
-        False, "stop when metrics outside of the reward get worse on held-out contexts as it rises"
-    )
-    num_iterations: int = option(1, "passes over each rollout batch", at_least=1)
-    mini_batches: int = option(1, "updates per pass, each on its share of contexts", at_least=1)
-    micro_batch: int = option(0, "contexts per backward pass (0: all at once)", at_least=0)
-    context_gap: int = option(
-        0, "multi-step: frames in full come from up to so many steps back (paper: 15)", at_least=0
-    )
-    horizon_curriculum: int = option(
-        0, "steps over which the predicted frames grow from 1 to the horizon", at_least=0
-    )
-    horizon: int = option(0, "frames to predict, at most the model's (0: all)", at_least=0)
-    min_spread: float = option(1e-6, "groups with less reward deviation are dropped", at_least=0)
-    eval_every: int = option(25, "steps between held-out scores (0: none)", at_least=0)
-    log_every: int = option(1, "steps between log lines", at_least=1)
-
-    def conflicts(self) -> list[str]:
-        if self.batch_size % self.mini_batches:
-            return [
-                f"mini_batches must divide batch_size = {self.batch_size}, got {self.mini_batches}."
-            ]
-        if self.context_gap and self.target == "reconstruction":
-            return [
-                "target = reconstruction shows frames given the context before them: leave "
-                "context_gap at 0."
-            ]
-        decoupled = self.combine == "normalise_then_sum"
-        if decoupled and (self.credit != "rollout" or self.scale_rewards != "group"):
-            return [
-                f"combine = normalise_then_sum needs credit = rollout and scale_rewards = group, "
-                f"got {self.credit} and {self.scale_rewards}."
-            ]
-        if self.stop_when_gold_falls and not self.eval_every:
-            return ["stop_when_gold_falls needs held-out scores: give eval_every a positive value."]
-        return []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from vidwm.errors import UserError
-from vidwm.options import Options, all_at_once, problem_with
+from vidwm.options import Options, all_at_once, key, problem_with
 
 Config = TypeVar("Config", bound=Options)
 
@@ -32,27 +32,28 @@ def load_config(
 ) -> Config:
     """Build a `kind` from a YAML file and flags (key -> text); UserError lists all mistakes."""
     hints = get_type_hints(kind)
-    specs = {spec.name: spec for spec in fields(kind)}
-    given = {key: (key, value, f" (in {file})") for key, value in read_mapping(file).items()}
-    given |= {key: (f"--{key}", value, "") for key, value in (flags or {}).items()}
+    specs = {key(spec.name): spec for spec in fields(kind)}
+    given = {word: (word, value, f" (in {file})") for word, value in read_mapping(file).items()}
+    given |= {word: (f"--{word}", value, "") for word, value in (flags or {}).items()}
     values: dict[str, Any] = {}
     problems = []
-    for key, (label, raw, where) in given.items():
-        if key not in specs:
-            problems.append(f"Unknown key {label}{where}; {_hint(key, list(specs))}")
+    for word, (label, raw, where) in given.items():
+        if word not in specs:
+            problems.append(f"Unknown key {label}{where}; {_hint(word, list(specs))}")
             continue
+        name = specs[word].name
         try:
-            values[key] = _convert(raw, hints[key])
+            values[name] = _convert(raw, hints[name])
         except ValueError as expected:
             problems.append(f"{label} must be {expected}, got {raw!r}{where}.")
         else:
-            if problem := problem_with(specs[key], hints[key], values[key]):
+            if problem := problem_with(specs[word], hints[name], values[name]):
                 problems.append(f"{label} {problem}{where}.")
     problems += [
         f"{spec.name} is missing ({spec.metadata['help']}); give --{spec.name} or set it in the "
         f"--config file."
         for spec in specs.values()
-        if spec.default is MISSING and spec.name not in given
+        if spec.default is MISSING and key(spec.name) not in given
     ]
     if problems:
         raise all_at_once(problems)
@@ -88,9 +89,9 @@ def read_mapping(file: Path | None) -> dict[str, Any]:
 
 def to_yaml(config: Options) -> str:
     """The resolved config as YAML that `load_config` reads back to an equal config."""
-    values = {spec.name: getattr(config, spec.name) for spec in fields(config)}
+    values = {key(spec.name): getattr(config, spec.name) for spec in fields(config)}
     values = {
-        key: str(value) if isinstance(value, Path) else value for key, value in values.items()
+        word: str(value) if isinstance(value, Path) else value for word, value in values.items()
     }
     return str(yaml.safe_dump(values, sort_keys=False))
 
@@ -118,7 +119,7 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Options]) -> None:
         for name in declared:
             bare: dict[str, Any] = {"nargs": "?", "const": "true"} if hints[name] is bool else {}
             group.add_argument(
-                f"--{name}",
+                f"--{key(name)}",
                 default=argparse.SUPPRESS,
                 metavar=_metavar(hints[name]),
                 help=_help(pending.pop(name)),

@@ -33,6 +33,11 @@ def required(help: str) -> Any:
     return option(MISSING, help)
 
 
+def key(name: str) -> str:
+    """How a field is spelled in YAML and as a flag: `from_`, as Python will have it, is `from`."""
+    return name.rstrip("_")
+
+
 def problem_with(spec: Field[Any], hint: Any, value: Any) -> str | None:
     """Why `value`, already of the type `hint`, cannot be the field `spec`; None if it can.
 
@@ -56,6 +61,12 @@ def all_at_once(problems: Sequence[str]) -> UserError:
     return UserError(f"{len(problems)} settings are wrong:{listed}")
 
 
+def changed(options: Options, kind: type[Options]) -> list[str]:
+    """Keys of the fields that `kind` declares whose values in `options` are not the defaults."""
+    declared = [spec for spec in fields(kind) if getattr(options, spec.name) != spec.default]
+    return [key(spec.name) for spec in declared]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The common root: checks bounds and choices when built; the UserError lists all that fail.
@@ -68,7 +79,7 @@ class Options:
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         problems = [
-            f"{spec.name} {problem}."
+            f"{key(spec.name)} {problem}."
             for spec in fields(self)
             if (problem := problem_with(spec, hints[spec.name], getattr(self, spec.name)))
         ]

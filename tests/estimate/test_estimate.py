@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from vidwm.cli import main
-from vidwm.config import FinetuneConfig, TokenizerConfig
+from vidwm.config import TokenizerConfig
 from vidwm.config_loader import load_config
 from vidwm.estimate.gpus import Gpu
 from vidwm.estimate.networks import model_at, tokenizer_to_train
 from vidwm.estimate.phases import finetune_step, size
+from vidwm.finetune_config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "assets/tiny"

@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import study  # noqa: E402
 import study_best_of  # noqa: E402
 
-from vidwm.config import FinetuneConfig  # noqa: E402
 from vidwm.config_loader import load_config  # noqa: E402
+from vidwm.finetune_config import FinetuneConfig  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ["group_size", "metric", "repetition"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidwm.config import FinetuneConfig
 from vidwm.errors import UserError
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.training.grpo_loss import advantages, decoupled_advantages
 from vidwm.training.judge import Judge
 from vidwm.world_model.layout import Layout

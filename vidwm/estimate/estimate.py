@@ -6,7 +6,8 @@ long. vidwm trains on one GPU; for more of them the batch is divided, communicat
 
 from __future__ import annotations
 
-from vidwm.config import FinetuneConfig, PretrainConfig, TokenizerConfig, TrainOptions
+from vidwm.config import PretrainConfig, TokenizerConfig, TrainOptions
+from vidwm.errors import UserError
 from vidwm.estimate.gpus import GPUS
 from vidwm.estimate.networks import model_at, model_to_pretrain, tokenizer_to_train
 from vidwm.estimate.phases import (
@@ -18,6 +19,7 @@ from vidwm.estimate.phases import (
     tokenizer_step,
 )
 from vidwm.evaluation.tables import aligned
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.world_model.world_model import WorldModel
@@ -46,6 +48,11 @@ def described(config: TrainOptions) -> tuple[list[list[str]], StepOf]:
         tokenizer = tokenizer_to_train(config)
         return tokenizer_lines(tokenizer), tokenizer_step(config, tokenizer)
     if isinstance(config, FinetuneConfig):
+        if config.model is None:
+            raise UserError(
+                "An adaptation is three runs: make its start with --steps 0 --pretrain_steps 0, "
+                "and estimate `vidwm finetune --model` and `vidwm pretrain --init_from` with that."
+            )
         model = model_at(config.model)
         step_of = finetune_step(config, model)
     else:

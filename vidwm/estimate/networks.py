@@ -50,6 +50,9 @@ def tokenizer_at(folder: Path) -> Tokenizer:
 
 def model_to_pretrain(config: PretrainConfig) -> WorldModel:
     """The world model of a `vidwm pretrain` run."""
+    if config.init_from is not None:
+        return model_at(config.init_from)
+    assert config.tokenizer is not None
     tokenizer = tokenizer_at(config.tokenizer)
     names: tuple[str, ...] = tuple(RT1)
     if config.tokenizer.exists() or config.data.exists():

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vidwm.config import FinetuneConfig, PretrainConfig, TokenizerConfig
+from vidwm.config import PretrainConfig, TokenizerConfig
 from vidwm.estimate.counting import Cost, Work, cost
 from vidwm.estimate.networks import perceptual_net
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.reward.mix import network_of, parse_reward
 from vidwm.reward.perceptual import TRUNKS
 from vidwm.rollout.kv_cache import cache_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vidwm.config import GivenModelOptions
+from vidwm.config import ResizeOptions
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.sampler import ClipSource, check_frame_size
 from vidwm.data.selection import open_recordings, split_dataset
@@ -13,7 +13,7 @@ from vidwm.world_model.world_model import WorldModel
 
 
 def open_sources(
-    options: GivenModelOptions, model: WorldModel, horizon: int = 0
+    options: ResizeOptions, model: WorldModel, horizon: int = 0
 ) -> tuple[ClipSource, ClipSource | None]:
     """Windows of the training and of the held-out episodes, at the model's size and frame skip.
 
@@ -29,7 +29,7 @@ def open_sources(
 
 
 def open_heldout(
-    options: GivenModelOptions, model: WorldModel, horizon: int = 0
+    options: ResizeOptions, model: WorldModel, horizon: int = 0
 ) -> tuple[ClipSource, bool]:
     """Windows of the held-out episodes, and True; of all episodes, and False, if none are held out.
 
@@ -40,7 +40,7 @@ def open_heldout(
     return clip_source(dataset, model, heldout or train, horizon), bool(heldout)
 
 
-def open_fitting(options: GivenModelOptions, model: WorldModel) -> EpisodeDataset:
+def open_fitting(options: ResizeOptions, model: WorldModel) -> EpisodeDataset:
     """The dataset; UserError when its resolution or actions are not what the model expects."""
     dataset = open_recordings(options)
     check_fits(dataset, model, resize=options.resize)
@@ -69,7 +69,8 @@ def check_fits(dataset: EpisodeDataset, model: WorldModel, *, resize: bool) -> N
         raise UserError(
             f"{dataset.path}: actions have {actions} numbers per model step "
             f"({episode.actions.shape[1]} dimensions x frame_skip {model.setting.frame_skip}), the "
-            f"model expects {model.actions.action_dims}; use data of the same robot."
+            f"model expects {model.actions.action_dims}; use data of the same robot, or adapt the "
+            f"model to this one with `vidwm finetune --from`."
         )
 
 

@@ -19,7 +19,10 @@ SMOOTHING = 1e-5
 
 
 class VQ(nn.Module):
-    """Learned codebook of `codebook_size` rows and width `code_dim`."""
+    """Learned codebook of `codebook_size` rows and width `code_dim`.
+
+    `learning`: whether it follows the latents in training.
+    """
 
     codebook: Tensor
     counts: Tensor
@@ -29,6 +32,7 @@ class VQ(nn.Module):
     def __init__(self, codebook_size: int, code_dim: int) -> None:
         super().__init__()
         self.codebook_size, self.code_dim = codebook_size, code_dim
+        self.learning = True
         self.register_buffer("codebook", torch.randn(codebook_size, code_dim))
         self.register_buffer("counts", torch.ones(codebook_size))
         self.register_buffer("sums", self.codebook.clone())
@@ -42,13 +46,14 @@ class VQ(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float().movedim(1, -1)
             flat = latents.detach().flatten(0, 2)
-            if self.training and not self.started:
+            following = self.training and self.learning
+            if following and not self.started:
                 self._restart(torch.ones_like(self.counts, dtype=torch.bool), flat)
                 self.started.fill_(True)
             tokens = nearest_code(flat, self.codebook)
             codes = self.codebook[tokens].view(latents.shape)
             loss = COMMITMENT * F.mse_loss(latents, codes)
-            if self.training:
+            if following:
                 self._follow(flat, tokens)
             codes = latents + (codes - latents).detach()
         return codes.movedim(-1, 1), tokens.view(latents.shape[:-1]), loss

@@ -9,36 +9,36 @@ reference policy stay frozen. Source: RLVR-World, arXiv 2505.13934, section 4; t
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from vidwm.config import FinetuneConfig
 from vidwm.data.clip import ClipBatch
 from vidwm.data.sampler import ClipSource, evenly_spread
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.evaluation.sources import open_sources
 from vidwm.evaluation.strips import strip
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.reward.repetition import repetition_rate
 from vidwm.rollout.engine import Rollouts, generate
 from vidwm.rollout.sampling import Sampling
-from vidwm.training.curriculum import horizon_at
+from vidwm.training.curriculum import horizon_at, trained_layout
 from vidwm.training.gold import GoldWatch
 from vidwm.training.judge import Judge
 from vidwm.training.loop import Stage, fit
+from vidwm.training.lora import add_adapters, merged_into
 from vidwm.training.older_context import SeenReader, check_gap, older_context
 from vidwm.training.policy_update import Experience, PolicyUpdate
 from vidwm.training.run_folder import open_run
 from vidwm.training.run_loader import run_loader
-from vidwm.training.runtime import seed_of_step
+from vidwm.training.runtime import seed_everything, seed_of_step
 from vidwm.training.sharpness import Sharpness
 from vidwm.training.stopwatch import Stopwatch
 from vidwm.training.updater import Updater
-from vidwm.world_model.layout import Layout
 from vidwm.world_model.likelihood import sequence_logprobs
 from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import WorldModel
@@ -65,6 +65,8 @@ class GrpoStage(Stage):
         self.device = pick_device(config.device)
         self.model.to(self.device)
         self.reference = copy.deepcopy(model.transformer).eval().requires_grad_(False)
+        seed_everything(config.seed)
+        add_adapters(model.transformer, config)
         self.modules: dict[str, nn.Module] = {"transformer": model.transformer}
         self.sharpness = Sharpness().to(self.device)
         if config.sharpness_rate > 0:
@@ -114,7 +116,7 @@ class GrpoStage(Stage):
         with watch.phase("rollout"):
             frames, context = self._seen(batch, older)
             bins = model.bins(batch.actions)
-            with self.sharpness.folded_into(model.transformer):
+            with self._as_sampled():
                 rollouts = self._rollouts(
                     model.transformer,
                     batch,
@@ -202,7 +204,7 @@ class GrpoStage(Stage):
             return {}
         batch = _spread_batch(self.heldout, HELDOUT_CONTEXTS)
         frames, context = self._seen(batch)
-        with self.sharpness.folded_into(self.model.transformer):
+        with self._as_sampled():
             tokens = self._futures(self.model.transformer, batch, context)
         found = self.judge.judge(tokens, frames, context)
         truth = frames[:, self.layout.context_frames :]
@@ -223,7 +225,7 @@ class GrpoStage(Stage):
             return {}
         batch = _spread_batch(self.heldout, SAMPLE_CONTEXTS)
         frames, context = self._seen(batch)
-        with self.sharpness.folded_into(self.model.transformer):
+        with self._as_sampled():
             tokens = self._futures(self.model.transformer, batch, context)
         predicted, frames = self.model.decode(tokens[:, 0], context).cpu(), frames.cpu()
         c = self.layout.context_frames
@@ -231,6 +233,12 @@ class GrpoStage(Stage):
             f"heldout_{i}": strip(frames[i, :c], frames[i, c:], predicted[i])
             for i in range(len(batch))
         }
+
+    @contextmanager
+    def _as_sampled(self) -> Iterator[None]:
+        """The model's transformer is the plain one that is sampled from and saved."""
+        with self.sharpness.folded_into(self.model.transformer), merged_into(self.model):
+            yield
 
     def _seen(self, batch: ClipBatch, older: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Frames (B, T, 3, H, W) in [0, 1], and the context (B, ...), unless an older is given."""
@@ -268,7 +276,7 @@ class GrpoStage(Stage):
         )
 
     def export(self, directory: Path) -> None:
-        with self.sharpness.folded_into(self.model.transformer):
+        with self._as_sampled():
             self.model.save_pretrained(directory)
 
 
@@ -276,19 +284,10 @@ def _spread_batch(source: ClipSource, count: int) -> ClipBatch:
     return source.batch(evenly_spread(len(source.windows), count))
 
 
-def trained_layout(model: WorldModel, horizon: int) -> Layout:
-    """The model's layout with `horizon` frames (0: all); UserError if it was trained for fewer."""
-    if horizon > model.layout.horizon:
-        raise UserError(
-            f"horizon must be at most the model's {model.layout.horizon}, got {horizon}; "
-            f"pretrain a model with a longer one."
-        )
-    return dataclasses.replace(model.layout, horizon=horizon or model.layout.horizon)
-
-
 def finetune(config: FinetuneConfig) -> Path:
     """Run the stage; returns the folder of the post-trained world model."""
     run = open_run(config.output_dir, resume=config.resume)
+    assert config.model is not None
     model = WorldModel.from_pretrained(config.model)
     train, heldout = open_sources(config, model, config.horizon)
     stage = GrpoStage(model, train, heldout, config)

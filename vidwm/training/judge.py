@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidwm.config import FinetuneConfig
 from vidwm.errors import UserError
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.reward.mix import REPETITION_NAME, mixed, parse_reward, reward
 from vidwm.reward.over_horizon import frame_weights
 from vidwm.reward.repetition import repeats

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidwm.config import FinetuneConfig
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.training.grpo_loss import GrpoSettings, denominator, kl_estimate, policy_losses
 from vidwm.training.sharpness import Sharpness
 from vidwm.training.updater import Updater

@@ -8,7 +8,7 @@ carry no loss. The held-out loss is measured on fixed windows of the held-out ep
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -22,7 +22,6 @@ from vidwm.data.cache import CachedTokens, cached_tokens
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.sampler import (
     ClipSource,
-    action_chunks,
     check_frame_size,
     evenly_spread,
 )
@@ -30,15 +29,17 @@ from vidwm.data.selection import open_recordings, split_dataset
 from vidwm.data.windows import windows_of
 from vidwm.device import pick_device
 from vidwm.errors import UserError
+from vidwm.evaluation.sources import check_fits
 from vidwm.evaluation.strips import strip
 from vidwm.rollout.engine import generate
 from vidwm.rollout.sampling import Sampling
 from vidwm.tokenizer.compressive import CompressiveTokenizer
-from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, Tokenizer, open_tokenizer
+from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, open_tokenizer
 from vidwm.training.caching import token_contents
 from vidwm.training.curriculum import horizon_at
 from vidwm.training.loop import Stage, fit
-from vidwm.training.new_transformer import transformer_config
+from vidwm.training.lora import add_adapters, merged, merged_into
+from vidwm.training.new_model import new_world_model, settings_of, with_tokenizer
 from vidwm.training.older_context import check_gap
 from vidwm.training.predicted_context import continued, drawn_jump
 from vidwm.training.run_folder import open_run
@@ -52,12 +53,8 @@ from vidwm.training.token_windows import (
     TokenWindows,
 )
 from vidwm.training.updater import Updater
-from vidwm.world_model.action_embeddings import start_smoothly
-from vidwm.world_model.actions import ActionBins
 from vidwm.world_model.codec import CompressiveCodec
-from vidwm.world_model.copy_heads import start_copying
-from vidwm.world_model.transformer import Transformer
-from vidwm.world_model.world_model import Setting, WorldModel, codec_for
+from vidwm.world_model.world_model import WorldModel
 
 HELDOUT_WINDOWS = 128
 SAMPLE_WINDOWS = 4
@@ -113,7 +110,8 @@ class PretrainStage(Stage):
         if config.context == "true" or step < config.predicted_start or horizon < 2 or not own:
             return [(self.sequences(clips, horizon), horizon)]
         jump = drawn_jump(horizon, draw)
-        later = continued(self.model, clips.part(slice(own)), jump, draw)
+        with merged_into(self.model):
+            later = continued(self.model, clips.part(slice(own)), jump, draw)
         batch = [(self.sequences(later, horizon - jump), horizon - jump)]
         if own < count:
             batch.append((self.sequences(clips.part(slice(own, None)), horizon), horizon))
@@ -159,7 +157,7 @@ class PretrainStage(Stage):
         model, clips = self.model, _spread(self.heldout, SAMPLE_WINDOWS)
         context = clips.context.to(self.device)
         rollouts = generate(
-            model.transformer,
+            merged(model.transformer),
             model.layout,
             context,
             model.bins(clips.actions),
@@ -176,7 +174,8 @@ class PretrainStage(Stage):
         }
 
     def export(self, directory: Path) -> None:
-        self.model.save_pretrained(directory)
+        with merged_into(self.model):
+            self.model.save_pretrained(directory)
 
 
 def _spread(windows: TokenWindows, count: int) -> Clips:
@@ -187,9 +186,17 @@ def _spread(windows: TokenWindows, count: int) -> Clips:
 def pretrain(config: PretrainConfig) -> Path:
     """Run the stage; returns the folder of the trained world model."""
     run = open_run(config.output_dir, resume=config.resume)
+    given = None
+    if config.init_from is not None:
+        given = WorldModel.from_pretrained(config.init_from)
+        config = settings_of(given, config.init_from, config)
+    assert config.tokenizer is not None
     device = pick_device(config.device)
     dataset = open_recordings(config)
     tokenizer = open_tokenizer(config.tokenizer).to(device)
+    if given is not None:
+        given = with_tokenizer(given, tokenizer)
+        check_fits(dataset, given, resize=config.resize)
     check_frame_size(dataset, (tokenizer.height, tokenizer.width), resize=config.resize)
     train, heldout = split_dataset(dataset, config.heldout, config.split_seed)
     clips = None
@@ -199,7 +206,8 @@ def pretrain(config: PretrainConfig) -> Path:
         clips = tokenised(config, dataset, tokenizer)
         recorded = (clips.actions(i) for i in train)  # no episode is decoded for them
     seed_everything(config.seed)
-    model = new_world_model(config, dataset, tokenizer, recorded)
+    model = given or new_world_model(config, dataset, tokenizer, recorded)
+    add_adapters(model.transformer, config, embeddings=True)
     check_gap(model.codec, config.context_gap)
 
     def windows(episodes: Sequence[int]) -> TokenWindows:
@@ -221,6 +229,7 @@ def tokenised(
     config: PretrainConfig, dataset: EpisodeDataset, tokenizer: FramewiseTokenizer
 ) -> CachedTokens:
     """Tokens of all episodes, from the cache or into it."""
+    assert config.tokenizer is not None
     return cached_tokens(
         dataset,
         lambda frames: tokenizer.encode(frames.to(pick_device(config.device))),
@@ -245,35 +254,3 @@ def encoded_windows(
         size=model.size,
     )
     return EncodedWindows(source, cast(CompressiveCodec, model.codec), device, config.context_gap)
-
-
-def new_world_model(
-    config: PretrainConfig,
-    dataset: EpisodeDataset,
-    tokenizer: Tokenizer,
-    recorded: Iterable[Tensor],
-) -> WorldModel:
-    """An untrained model whose action ranges are those of recorded actions, each (T, A)."""
-    setting = Setting(
-        context_frames=config.context_frames,
-        horizon=config.horizon,
-        frame_skip=config.frame_skip,
-        fps=dataset.fps,
-        action_names=_chunk_names(dataset.action_names, config.frame_skip),
-        heldout=config.heldout,
-        split_seed=config.split_seed,
-        shared_action_ids=config.shared_action_ids,
-    )
-    rows = action_chunks(recorded, config.frame_skip)
-    actions = ActionBins.fit(rows, method=config.action_ranges, bins=config.action_bins)
-    layout = codec_for(tokenizer, actions, setting).layout
-    transformer = Transformer(transformer_config(config, layout))
-    start_smoothly(transformer.model.embed_tokens.weight, layout)
-    start_copying(transformer, layout)
-    return WorldModel(tokenizer, transformer, actions, setting)
-
-
-def _chunk_names(names: Sequence[str], frame_skip: int) -> tuple[str, ...]:
-    if frame_skip == 1:
-        return tuple(names)
-    return tuple(f"{name}.{i}" for i in range(frame_skip) for name in names)

@@ -21,6 +21,7 @@ import yaml
 from vidwm.config import TrainOptions
 from vidwm.device import pick_device
 from vidwm.errors import UserError
+from vidwm.options import key
 from vidwm.provenance import git_commit, machine, version
 from vidwm.training.checkpoint import list_checkpoints
 from vidwm.training.runtime import pick_precision
@@ -95,7 +96,7 @@ def open_run(output_dir: str | Path, *, resume: bool) -> RunFolder:
 
 def _plain(options: TrainOptions) -> dict[str, Any]:
     """The options as YAML and JSON hold them; without `resume`, which is no part of the recipe."""
-    config = {spec.name: getattr(options, spec.name) for spec in fields(options)}
+    config = {key(spec.name): getattr(options, spec.name) for spec in fields(options)}
     del config["resume"]
     for name, value in config.items():
         if isinstance(value, Path):

@@ -23,6 +23,7 @@ from vidwm.reward.perceptual import load_perceptual
 from vidwm.reward.pixels import mae, psnr
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.frame import FrameTokenizer
+from vidwm.tokenizer.frozen import freeze_but
 from vidwm.tokenizer.losses import (
     Discriminator,
     LossWeights,
@@ -211,11 +212,12 @@ def train_tokenizer(config: TokenizerConfig) -> Path:
     seed_everything(config.seed)
     frame = dataset.episode(0).frames[0]
     tokenizer = starting_tokenizer(config, frame.shape[1:])
-    framewise = not isinstance(tokenizer, CompressiveTokenizer)
+    freeze_but(tokenizer, config.trained)
+    compressive = isinstance(tokenizer, CompressiveTokenizer)
     sources = [
         ClipSource(
             dataset,
-            clip_frames=1 if framewise else config.clip_frames,
+            clip_frames=config.clip_frames if compressive else 1,
             frame_skip=1,
             episodes=episodes,
             size=(tokenizer.height, tokenizer.width),

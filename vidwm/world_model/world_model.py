@@ -86,6 +86,13 @@ class WorldModel(nn.Module):
                 f"The transformer has {transformer.config.vocab_size} ids, tokenizer and actions "
                 f"need {self.layout.vocab_size}; they belong to different models."
             )
+        if transformer.config.max_position_embeddings < self.layout.sequence_length:
+            raise UserError(
+                f"{setting.context_frames} context frames and a horizon of {setting.horizon} take "
+                f"{self.layout.sequence_length} tokens, but the transformer has "
+                f"{transformer.config.max_position_embeddings} positions; use a shorter horizon, "
+                f"or make room for it with `vidwm finetune --from`."
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -173,6 +180,8 @@ class WorldModel(nn.Module):
         if not directory.is_dir():
             raise UserError(f"No world model at {directory}: there is no such folder.")
         path = directory / "world_model.json"
+        if not path.exists():
+            raise UserError(f"{directory} is no world model: {_what_else(directory)}.")
         values = read_json(path)
         version = values.get("format_version")
         if version != FORMAT_VERSION:
@@ -196,6 +205,19 @@ class WorldModel(nn.Module):
                 f"of kind {model.codec.kind!r}; they belong to different models."
             )
         return model.eval()
+
+
+def _what_else(directory: Path) -> str:
+    """What a folder without world_model.json is, and which one to name instead."""
+    newest = directory / "checkpoints" / "last" / "model"
+    if newest.exists():
+        return f"it is a run folder, whose newest model is {newest}"
+    if (directory / "config.json").exists():
+        return (
+            "it holds a tokenizer or a transformer alone; name the folder with world_model.json "
+            "(`vidwm import` makes one of a released pair)"
+        )
+    return "world_model.json is missing, so it is incomplete or the wrong folder"
 
 
 def codec_for(tokenizer: Tokenizer, actions: ActionBins, setting: Setting) -> Codec:

@@ -1,0 +1,70 @@
+"""A world model of one robot as the untrained start of another's: the same networks, refitted.
+
+What belongs to the data is made anew from the training episodes: frame size, frame rate, action
+ranges, and the mean frame that a `FrameTokenizer` sees differences to. What belongs to the networks
+is kept: the tokenizer (`tokenizer.resized`) and the transformer (`world_model.new_actions`). The
+start is a world model like any other; its scores are those of no adaptation at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+
+from vidwm.data.clip import EpisodeDataset
+from vidwm.data.sampler import ClipSource, action_chunks
+from vidwm.data.selection import open_recordings, split_dataset
+from vidwm.finetune_config import FinetuneConfig
+from vidwm.tokenizer.frame import FrameTokenizer
+from vidwm.tokenizer.open_tokenizer import Tokenizer
+from vidwm.tokenizer.resized import resized
+from vidwm.training.new_model import chunk_names
+from vidwm.training.tokenizer import mean_frame
+from vidwm.world_model.actions import ActionBins
+from vidwm.world_model.new_actions import for_layout
+from vidwm.world_model.world_model import Setting, WorldModel, codec_for
+
+
+def start_model(config: FinetuneConfig, old: WorldModel) -> WorldModel:
+    """`old` for the data of `config`; UserError when its cells do not divide the frames."""
+    dataset = open_recordings(config)
+    train, _ = split_dataset(dataset, config.heldout, config.split_seed)
+    setting = _setting(config, dataset, old.setting)
+    recorded = (torch.from_numpy(dataset.episode(i).actions) for i in train)
+    actions = ActionBins.fit(
+        action_chunks(recorded, setting.frame_skip),
+        method=config.action_ranges,
+        bins=old.actions.bins,
+    )
+    tokenizer = _tokenizer(config, dataset, train, old.tokenizer)
+    layout = codec_for(tokenizer, actions, setting).layout
+    names = (old.setting.action_names, setting.action_names)
+    transformer = for_layout(old.transformer, old.layout, layout, *names)
+    return WorldModel(tokenizer, transformer, actions, setting)
+
+
+def _setting(config: FinetuneConfig, dataset: EpisodeDataset, old: Setting) -> Setting:
+    return dataclasses.replace(
+        old,
+        horizon=config.horizon or old.horizon,
+        frame_skip=config.frame_skip,
+        fps=dataset.fps,
+        action_names=chunk_names(dataset.action_names, config.frame_skip),
+        heldout=config.heldout,
+        split_seed=config.split_seed,
+    )
+
+
+def _tokenizer(
+    config: FinetuneConfig, dataset: EpisodeDataset, train: Sequence[int], old: Tokenizer
+) -> Tokenizer:
+    size = (old.height, old.width) if config.resize else dataset.episode(0).frames.shape[2:]
+    new = resized(old, config.height or size[0], config.width or size[1])
+    if isinstance(new, FrameTokenizer):
+        frames = ClipSource(
+            dataset, clip_frames=1, frame_skip=1, episodes=train, size=(new.height, new.width)
+        )
+        new.centre_on(mean_frame(frames))
+    return new
