@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from vidwm.data.datasets import open_dataset
@@ -11,16 +12,16 @@ from vidwm.evaluation.sources import check_fits
 from vidwm.world_model.world_model import WorldModel
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ROOT / "assets/tiny"
 
 
 def settings(name: str) -> dict:
     return yaml.safe_load((ROOT / f"configs/{name}.yaml").read_text())
 
 
-def test_it_opens_and_is_what_its_configs_make():
-    model = WorldModel.from_pretrained(TINY)
-    tokenizer, pretrain = settings("tokenizer_sample"), settings("pretrain_sample")
+@pytest.mark.parametrize(("folder", "name"), [("tiny", "sample"), ("tiny-multistep", "multistep")])
+def test_it_opens_and_is_what_its_configs_make(folder: str, name: str):
+    model = WorldModel.from_pretrained(ROOT / "assets" / folder)
+    tokenizer, pretrain = settings(f"tokenizer_{name}"), settings(f"pretrain_{name}")
     assert list(model.tokenizer.config.fsq_levels) == tokenizer["fsq_levels"]
     assert list(model.tokenizer.config.widths) == tokenizer["widths"]
     assert model.size == (tokenizer["height"], tokenizer["width"])
@@ -38,4 +39,5 @@ def test_assets_are_small_enough_to_bundle():
 
     assert megabytes("assets/sample") <= 8
     assert megabytes("assets/tiny") <= 25
+    assert megabytes("assets/tiny-multistep") <= 15
     assert megabytes("assets") <= 40

@@ -1,6 +1,7 @@
-"""Pack a trained world model for `assets/tiny`: half-precision weights and a card that says all.
+"""Pack a trained world model for `assets/`: half-precision weights and a card that says all.
 
 The card's numbers are read from the run folders and the evaluation report, none is typed by hand.
+A run is called as its config is.
 
     python -m tools.make_tiny --tokenizer_run runs/tokenizer_sample \
         --pretrain_run runs/pretrain_sample --output assets/tiny
@@ -28,8 +29,14 @@ tags: [robotics, world-model, video-prediction]
 # Tiny world model
 
 Tokenizer and base transformer (maximum likelihood, not post-trained) of the bundled sample dataset,
-made by this project. Open it with `vidwm.WorldModel.from_pretrained("assets/tiny")`.
+made by this project. Open it with `vidwm.WorldModel.from_pretrained("{output}")`.
 """
+
+TOKENIZER_SCORES = [
+    f"heldout_{part}{score}"
+    for score in ("psnr", "mae", "perceptual", "perplexity")
+    for part in ("", "context_")
+]
 
 
 def last_values(run: Path) -> dict[str, Any]:
@@ -40,13 +47,13 @@ def last_values(run: Path) -> dict[str, Any]:
     return values
 
 
-def describe(run: Path, command: str, shown: list[str]) -> str:
+def describe(run: Path, stage: str, shown: list[str]) -> str:
     """A section of the card: command, steps, time, seed, commit and held-out values of a run."""
     start = json.loads((run / "history.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     values = last_values(run)
     lines = [
-        f"## {command.split()[1].capitalize()}",
-        f"`{command}`",
+        f"## {stage.capitalize()}",
+        f"`vidwm {stage} --config configs/{run.name}.yaml`",
         "",
         f"- {values['step']} steps of {start['config']['batch_size']}, {values['time'] / 60:.0f} "
         f"minutes on a machine shared with other work, seed {start['seed']}, commit "
@@ -60,17 +67,9 @@ def pack(tokenizer_run: Path, pretrain_run: Path, output: Path) -> None:
     """Write the model and its card into a new folder."""
     card = "\n\n".join(
         [
-            HEADER.rstrip(),
-            describe(
-                tokenizer_run,
-                "vidwm tokenizer --config configs/tokenizer_sample.yaml",
-                ["heldout_psnr", "heldout_mae", "heldout_perceptual", "perplexity"],
-            ),
-            describe(
-                pretrain_run,
-                "vidwm pretrain --config configs/pretrain_sample.yaml",
-                ["heldout_loss", "loss"],
-            ),
+            HEADER.format(output=output).rstrip(),
+            describe(tokenizer_run, "tokenizer", TOKENIZER_SCORES),
+            describe(pretrain_run, "pretrain", ["heldout_loss", "loss"]),
         ]
     )
     model = WorldModel.from_pretrained(pretrain_run / "checkpoints/last/model")
