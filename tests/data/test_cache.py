@@ -225,10 +225,12 @@ def test_damaged_and_foreign_files_are_named(source: Path, tmp_path: Path) -> No
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"shard-00002\.safetensors is damaged .*; remove it"):
             CachedTokens(job.folder, job.contents).clip(4, 0, 2, 1)
-    tensors = load_file(job.folder / "shard-00003.safetensors")
-    save_file(tensors, file, {"vidwm": json.dumps({"key": job.contents.key, "tasks": [""]})})
-    with pytest.raises(UserError, match=r"shard-00002\.safetensors belongs to another cache"):
-        CachedTokens(job.folder, job.contents).clip(4, 0, 2, 1)
+    file.write_bytes(whole)
+    same, larger = load_file(file), load_file(job.folder / "shard-00003.safetensors")
+    for tensors, key in ((larger, job.contents.key), (same, "another")):
+        save_file(tensors, file, {"vidwm": json.dumps({"key": key, "tasks": [""]})})
+        with pytest.raises(UserError, match=r"shard-00002\.safetensors belongs to another cache"):
+            CachedTokens(job.folder, job.contents).clip(4, 0, 2, 1)
     file.unlink()
     write_cache(job)
     assert file.read_bytes() == whole

@@ -166,6 +166,7 @@ def test_clips_hold_what_was_recorded() -> None:
     assert batch.frames.shape == (2, 3, 3, 8, 8) and batch.frames.dtype == torch.uint8
     assert batch.frames[:, :, 0, 0, 0].tolist() == [[21, 23, 25], [1, 3, 5]]
     assert batch.actions[0].tolist() == [[21, -21, 22, -22], [23, -23, 24, -24], [25, -25] * 2]
+    assert batch.actions[1].tolist() == [[1, -1, 2, -2], [3, -3, 4, -4], [5, -5, 6, -6]]
     assert batch.keys.tolist() == [context_key("e1", 1), context_key("e0", 1)]
 
 
