@@ -85,8 +85,8 @@ def _message(value: int | memoryview) -> memoryview:
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """(field number, value) of one message: an int for a varint, else its bytes."""
-    offset = 0
-    while offset < len(message):
+    offset, end = 0, len(message)
+    while offset < end:
         tag, offset = _varint(message, offset)
         wire_type = tag & 7
         if wire_type == VARINT:
@@ -99,14 +99,16 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             size = 8 if wire_type == EIGHT_BYTES else 4
         else:
             raise WireError(f"unknown wire type {wire_type}")
-        if size > len(message) - offset:
-            raise WireError(f"a field claims {size} bytes, {len(message) - offset} are left")
+        if size > end - offset:
+            raise WireError(f"a field claims {size} bytes, {end - offset} are left")
         yield tag >> 3, message[offset : offset + size]
         offset += size
 
 
 def _varint(message: memoryview, offset: int) -> tuple[int, int]:
     """(value below 2**64, offset after it)."""
+    if offset < len(message) and message[offset] < 0x80:  # most are one byte
+        return message[offset], offset + 1
     value = 0
     for shift in range(0, 70, 7):
         if offset >= len(message):
