@@ -115,12 +115,12 @@ def test_resumed_equals_uninterrupted_for_released_models(data, tmp_path, monkey
     )
     run(
         *(*words, "--output_dir", tmp_path / "whole"),
-        *("--tokenizer_steps", 2, "--pretrain_steps", 2, "--steps", 2),
+        *("--tokenizer_steps", 2, "--pretrain_steps", 2, "--steps", 1),
     )
     model = WorldModel.from_pretrained(tmp_path / "whole/finetune" / LAST)
     assert model.layout.vocab_size == WorldModel.from_pretrained(old).layout.vocab_size
     assert model.size == (32, 40) and model.layout.action_dims == 6
-    for steps in ((1, 0, 0), (2, 1, 0), (2, 2, 1), (2, 2, 2)):
+    for steps in ((1, 0, 0), (2, 1, 0), (2, 2, 1)):
         stages = zip(("--tokenizer_steps", "--pretrain_steps", "--steps"), steps, strict=True)
         counts = [word for pair in stages for word in pair]
         run(*words, *counts, "--output_dir", tmp_path / "parts", "--resume", steps != (1, 0, 0))
@@ -137,7 +137,7 @@ def test_resumed_equals_uninterrupted_for_released_models(data, tmp_path, monkey
 
     for name in ("train_tokenizer", "pretrain", "finetune"):
         monkeypatch.setattr(adapt, name, never)
-    done = ("--tokenizer_steps", 2, "--pretrain_steps", 2, "--steps", 2)
+    done = ("--tokenizer_steps", 2, "--pretrain_steps", 2, "--steps", 1)
     run(*words, *done, "--output_dir", tmp_path / "parts", "--resume")
 
 
