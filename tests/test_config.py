@@ -69,7 +69,7 @@ def test_text_and_yaml_mean_the_same(
     [
         ("stps: 3", "Unknown key stps (in {file}); did you mean steps?"),
         ("zzz: 3", "Unknown key zzz (in {file}); --help lists the known ones."),
-        ("train: {steps: 3}", "Unknown key train (in {file}); --help lists the known ones."),
+        ("ppo: {steps: 3}", "Unknown key ppo (in {file}); --help lists the known ones."),
         ("steps: many", "steps must be a whole number, got 'many' (in {file})."),
         ("steps: 1.5", "steps must be a whole number, got 1.5 (in {file})."),
         ("steps: true", "steps must be a whole number, got True (in {file})."),

@@ -60,7 +60,7 @@ def sides(dataset: EpisodeDataset, model: Path, folder: Path, batch_size: int) -
     write_cache(CacheWork(dataset=dataset, contents=plain, folder=folder / "f"))
     episodes = range(len(dataset))
     found = windows_of(dataset.lengths, episodes, layout.num_frames, skip)
-    cached = CachedWindows(CachedTokens(folder / "t", contents), found, layout, skip)
+    cached = CachedWindows(CachedTokens(folder / "t", contents), found, layout, skip, dataset)
     order = Order(num_windows=len(found), batch_size=batch_size, seed=0)
 
     def mapped(workers: int, steps: range) -> list[Tensor]:

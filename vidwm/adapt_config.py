@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vidwm.options import Options, option
+from vidwm.data_config import ActionOptions
+from vidwm.options import option
 
 Trained = Literal["all", "networks", "decoder"]
 TRAINED_HELP = (
@@ -15,7 +16,7 @@ TRAINED_HELP = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptOptions(Options):
+class AdaptOptions(ActionOptions):
     """A world model of another robot or camera to start from; its split is drawn anew."""
 
     from_: Path | None = option(None, "world model to adapt to the data, in place of model")
@@ -25,8 +26,6 @@ class AdaptOptions(Options):
     width: int = option(
         0, "frame width in pixels (0: as recorded, or with resize the model's)", at_least=0
     )
-    frame_skip: int = option(1, "recorded frames per model step", at_least=1)
-    action_ranges: Literal["quantile", "minmax"] = option("quantile", "ends of the bins (1, 99 %)")
     heldout: float = option(0.1, "share of episodes kept from training", at_least=0, below=1)
     split_seed: int = option(0, "seed of the choice of held-out episodes", at_least=0)
     tokenizer_steps: int = option(0, "first, steps of the tokenizer (0: it stays)", at_least=0)

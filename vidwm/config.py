@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from vidwm.adapt_config import TRAINED_HELP, Trained
-from vidwm.data_config import DataOptions, LoaderOptions
+from vidwm.data_config import ActionOptions, AugmentOptions, DataOptions, LoaderOptions
 from vidwm.lora_config import LoraOptions
 from vidwm.options import Options, option, required
 
@@ -103,7 +103,7 @@ class CacheOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig(NewModelOptions, TrainOptions):
+class TokenizerConfig(NewModelOptions, AugmentOptions, TrainOptions):
     """The tokenizer: frames to tokens and back."""
 
     steps: int = option(10_000, "optimisation steps", at_least=1)
@@ -177,7 +177,7 @@ class TokenizerConfig(NewModelOptions, TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(NewModelOptions, LoraOptions, TrainOptions):
+class PretrainConfig(NewModelOptions, ActionOptions, AugmentOptions, LoraOptions, TrainOptions):
     """The world model, trained by maximum likelihood."""
 
     tokenizer: Path | None = option(None, "tokenizer folder (none: that of init_from)")
@@ -188,7 +188,6 @@ class PretrainConfig(NewModelOptions, LoraOptions, TrainOptions):
     batch_size: int = option(32, "clips per step", at_least=1)
     learning_rate: float = option(3e-4, "peak learning rate of AdamW", above=0)
     context_frames: int = option(2, "frames given", at_least=1)
-    frame_skip: int = option(1, "recorded frames per model step", at_least=1)
     horizon: int = option(4, "frames predicted", at_least=1)
     context_gap: int = option(
         0, "multi-step: frames in full come from up to so many steps back (paper: 15)", at_least=0
@@ -203,7 +202,6 @@ class PretrainConfig(NewModelOptions, LoraOptions, TrainOptions):
     predicted_start: int = option(0, "step from which there are such clips", at_least=0)
     action_bins: int = option(256, "bins per action dimension", at_least=2)
     shared_action_ids: bool = option(False, "one set of ids for all dimensions, as RLVR-World")
-    action_ranges: Literal["quantile", "minmax"] = option("quantile", "ends of the bins (1, 99 %)")
     hidden_size: int = option(256, "width of the transformer", at_least=1)
     num_layers: int = option(6, "layers", at_least=1)
     num_heads: int = option(4, "attention heads", at_least=1)

@@ -31,10 +31,15 @@ def load_config(
     kind: type[Config], file: Path | None = None, flags: Mapping[str, str] | None = None
 ) -> Config:
     """Build a `kind` from a YAML file and flags (key -> text); UserError lists all mistakes."""
-    hints = get_type_hints(kind)
-    specs = {key(spec.name): spec for spec in fields(kind)}
     given = {word: (word, value, f" (in {file})") for word, value in read_mapping(file).items()}
     given |= {word: (f"--{word}", value, "") for word, value in (flags or {}).items()}
+    return build_config(kind, given)
+
+
+def build_config(kind: type[Config], given: Mapping[str, tuple[str, Any, str]]) -> Config:
+    """Build a `kind` from key -> (the key as it was given, value, where); errors as above."""
+    hints = get_type_hints(kind)
+    specs = {key(spec.name): spec for spec in fields(kind)}
     values: dict[str, Any] = {}
     problems = []
     for word, (label, raw, where) in given.items():
@@ -60,8 +65,8 @@ def load_config(
     return kind(**values)
 
 
-def read_mapping(file: Path | None) -> dict[str, Any]:
-    """The keys and values of a YAML file, {} for no file or an empty one."""
+def read_mapping(file: Path | None, kind: str = "config") -> dict[str, Any]:
+    """The keys and values of a YAML file, {} for no file or an empty one; `kind` names it."""
     if file is None:
         return {}
     try:
@@ -69,21 +74,21 @@ def read_mapping(file: Path | None) -> dict[str, Any]:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
     except OSError as error:
-        raise UserError(f"Cannot read the config file {file}: {error.strerror}.") from error
+        raise UserError(f"Cannot read the {kind} file {file}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"The config file {file} is not text; give a YAML file.") from error
+        raise UserError(f"The {kind} file {file} is not text; give a YAML file.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" at line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or "cannot be parsed"
-        raise UserError(f"The config file {file} is not valid YAML{place}: {reason}.") from error
+        raise UserError(f"The {kind} file {file} is not valid YAML{place}: {reason}.") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not isinstance(tree, yaml.MappingNode):
-        raise UserError(f"The config file {file} must hold `key: value` lines and nothing else.")
+        raise UserError(f"The {kind} file {file} must hold `key: value` lines and nothing else.")
     keys = [str(key.value) for key, _ in tree.value]
     if doubled := sorted({key for key in keys if keys.count(key) > 1}):
-        raise UserError(f"The config file {file} sets {', '.join(doubled)} twice; keep one.")
+        raise UserError(f"The {kind} file {file} sets {', '.join(doubled)} twice; keep one.")
     return {str(key): value for key, value in content.items()}
 
 

@@ -17,10 +17,62 @@ class RecordingOptions(Options):
     """Which recordings are read."""
 
     data: Path = required(
-        "dataset: LeRobot, RLDS, HDF5, npz, videos with a manifest, or the Hub's owner/name"
+        "dataset: LeRobot, RLDS, HDF5, npz, videos with a manifest, or the Hub's owner/name; or a "
+        "mixture of them: a YAML or JSON file of `path: weight` lines"
     )
-    camera: str | None = option(None, "camera to read, where there are several")
+    camera: str | None = option(
+        None, "camera to read; a,b: two views, an episode each; a+b: both tiled into one frame"
+    )
     split: str | None = option(None, "split of the dataset to read, where it names some")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions(Options):
+    """What a row of actions means."""
+
+    action_form: Literal["recorded", "delta", "state", "state_delta"] = option(
+        "recorded", "delta: differences from row to row; state: the robot state that comes next"
+    )
+    action_shift: int = option(0, "rows to move actions up by, where `vidwm data check` says so")
+    discrete_actions: tuple[str, ...] | None = option(
+        None, "names of commands such as a gripper's: not cut, subtracted or added"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionOptions(RowOptions):
+    """What the actions of a new model are; they are kept with it."""
+
+    frame_skip: int = option(1, "recorded frames per model step", at_least=1)
+    skipped_actions: Literal["concatenate", "sum", "last"] = option(
+        "concatenate", "how the rows of a model step become one, with frame_skip"
+    )
+    action_ranges: Literal["quantile", "minmax"] = option(
+        "quantile", "ends of the bins (1, 99 %); few-valued dimensions are never cut"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions(Options):
+    """How training clips are varied, every time they are seen; one draw for a clip."""
+
+    crop: float = option(1.0, "least side of a random crop, scaled up again", above=0, at_most=1)
+    brightness: float = option(0.0, "most that it changes, as a share", at_least=0, at_most=1)
+    contrast: float = option(0.0, "most that it changes, as a share", at_least=0, at_most=1)
+    saturation: float = option(0.0, "most that it changes, as a share", at_least=0, at_most=1)
+    hue: float = option(0.0, "most that it turns, 1 the whole circle", at_least=0, at_most=0.5)
+
+    @property
+    def augments(self) -> bool:
+        """Whether anything is varied at all."""
+        return self.crop < 1 or any((self.brightness, self.contrast, self.saturation, self.hue))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOptions(RecordingOptions, RowOptions):
+    """A dataset of a mixture."""
+
+    weight: float = option(1.0, "how many clips are drawn of it, beside the other weights", above=0)
 
 
 @dataclass(frozen=True, kw_only=True)

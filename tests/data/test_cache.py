@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from vidwm.cli import main
 from vidwm.data import cache_folder
-from vidwm.data.cache import MAX_MAPS, CachedTokens, cached_tokens
+from vidwm.data.cache import MAX_MAPS, CachedTokens, JoinedTokens, cached_tokens
 from vidwm.data.cache_folder import contents_of, read_contents
 from vidwm.data.cache_writer import CacheWork, write_cache
 from vidwm.data.datasets import open_dataset
-from vidwm.data.sampler import chunk_actions, resize
-from vidwm.data.selection import open_recordings, split_dataset
+from vidwm.data.recordings import open_recordings
+from vidwm.data.sampler import resize
+from vidwm.data.selection import split_dataset
 from vidwm.data_config import DataOptions
 from vidwm.errors import UserError
 
@@ -99,10 +100,32 @@ def test_tokens_and_actions_of_a_clip(source: Path, tmp_path: Path) -> None:
     for number in (8, 0, 3):
         episode = job.dataset.episode(number)
         frames = resize(torch.from_numpy(episode.frames), (8, 12))
-        tokens, actions = clips.clip(number, 1, 3, 2)
+        tokens = clips.clip(number, 1, 3, 2)
         assert tokens.dtype == torch.int64
         assert tokens.equal(corner(frames[1:6:2].float() / 255))
-        assert actions.equal(chunk_actions(torch.from_numpy(episode.actions), 1, 3, 2))
+        assert clips.actions(number).equal(torch.from_numpy(episode.actions))
+
+
+def test_caches_of_several_parts_are_read_as_one(source: Path, tmp_path: Path) -> None:
+    job = work(source, tmp_path / "cache")
+    write_cache(job)
+    clips = CachedTokens(job.folder, job.contents)
+    count = len(clips.lengths)
+    twice = JoinedTokens([clips, JoinedTokens([clips])])
+    assert list(twice.lengths) == list(clips.lengths) * 2
+    for number in (0, count - 1, count, 2 * count - 1):
+        assert twice.clip(number, 1, 2, 1).equal(clips.clip(number % count, 1, 2, 1))
+        assert twice.actions(number).equal(clips.actions(number % count))
+
+
+@pytest.mark.parametrize("what", ["mix.yaml", "views"])
+def test_parts_and_views_are_cached_one_by_one(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    (tmp_path / "mix.yaml").write_text(f"{source}: 1\n")
+    data = [tmp_path / "mix.yaml"] if what == "mix.yaml" else [source, "--camera", "image,second"]
+    assert cache(*data, "--output_dir", tmp_path / "cache") == 2
+    assert "cache its parts one by one" in capsys.readouterr().err
 
 
 def test_however_the_work_is_shared_the_bytes_are_the_same(source: Path, tmp_path: Path) -> None:

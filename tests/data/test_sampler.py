@@ -15,7 +15,6 @@ import torch
 from vidwm.data.clip import Episode
 from vidwm.data.sampler import (
     ClipSource,
-    chunk_actions,
     context_key,
     epoch_order,
     resize,
@@ -143,14 +142,6 @@ def test_a_batch_larger_than_the_epoch() -> None:
     assert Counter(epoch_order(3, seed=0, step=0, batch_size=9)) == {0: 3, 1: 3, 2: 3}
 
 
-def test_chunked_actions() -> None:
-    actions = torch.tensor([[0, 10], [1, 11], [2, 12], [3, 13], [4, 14]])
-    assert chunk_actions(actions, 1, 2, 2).tolist() == [[1, 11, 2, 12], [3, 13, 4, 14]]
-    # The last row's second action lies past the end.
-    assert chunk_actions(actions, 2, 2, 2).tolist() == [[2, 12, 3, 13], [4, 14, 4, 14]]
-    assert chunk_actions(actions, 0, 5, 1).equal(actions)
-
-
 def test_first_frames_of_windows_from_further_back() -> None:
     source = ClipSource(recordings(9, 9), clip_frames=3, frame_skip=2, episodes=[0, 1])
     windows = [source.windows.index(Window(1, 4)), source.windows.index(Window(0, 3))]
@@ -165,8 +156,8 @@ def test_clips_hold_what_was_recorded() -> None:
     batch = source.batch([4, 1])  # episode 1 from frame 1, episode 0 from frame 1
     assert batch.frames.shape == (2, 3, 3, 8, 8) and batch.frames.dtype == torch.uint8
     assert batch.frames[:, :, 0, 0, 0].tolist() == [[21, 23, 25], [1, 3, 5]]
-    assert batch.actions[0].tolist() == [[21, -21, 22, -22], [23, -23, 24, -24], [25, -25] * 2]
-    assert batch.actions[1].tolist() == [[1, -1, 2, -2], [3, -3, 4, -4], [5, -5, 6, -6]]
+    assert batch.actions[0].tolist() == [[21, -21], [23, -23], [25, -25]]
+    assert batch.actions[1].tolist() == [[1, -1], [3, -3], [5, -5]]
     assert batch.keys.tolist() == [context_key("e1", 1), context_key("e0", 1)]
 
 

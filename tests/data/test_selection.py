@@ -12,8 +12,9 @@ import torch
 from vidwm.cli import main
 from vidwm.data.cache import cached_tokens
 from vidwm.data.cache_folder import contents_of
+from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import split_episodes
-from vidwm.data.selection import Selection, open_recordings, split_dataset
+from vidwm.data.selection import Selection, split_dataset
 from vidwm.data_config import DataOptions
 from vidwm.errors import UserError
 
@@ -151,7 +152,7 @@ def test_tokens_are_cached_by_the_selection(tmp_path: Path, data: Path) -> None:
         dataset = open_recordings(options)
         contents = contents_of(dataset, kind="tokens", size=(16, 16), tokens_per_frame=1)
         clips = cached_tokens(dataset, encode, contents, tmp_path / "tokens")
-        assert [int(clips.clip(i, 0, 1, 1)[0]) for i in range(2)] == [int(name) for name in ids]
+        assert [int(clips.clip(i, 0, 1, 1)) for i in range(2)] == [int(name) for name in ids]
     assert encoded == [10] * 4  # the third time nothing is encoded
 
 

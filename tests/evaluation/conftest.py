@@ -24,6 +24,8 @@ class MemoryDataset:
 
     format = "memory"
     fps = 10.0
+    cameras = ("main",)
+    camera = "main"
     action_names = ("x", "y")
 
     def __init__(self, videos: list[np.ndarray], ids: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from vidwm.evaluation import measure as measuring
 from vidwm.evaluation import predict as predicting
 from vidwm.evaluation.measure import BASE, CEILING, COPY, MODEL, SHUFFLED, Measurement, measure
 from vidwm.evaluation.predict import copy_last_frame, predict, with_future_actions
+from vidwm.evaluation.sources import clip_source
 from vidwm.evaluation.summary import summarise
 from vidwm.evaluation.windows import partners
 from vidwm.reward import pixels
@@ -25,13 +26,7 @@ METRICS = ("mae", "psnr")
 
 
 def source_of(dataset, model: WorldModel, horizon: int = 0) -> ClipSource:
-    return ClipSource(
-        dataset,
-        clip_frames=model.setting.context_frames + (horizon or model.setting.horizon),
-        frame_skip=model.setting.frame_skip,
-        episodes=range(len(dataset)),
-        size=model.size,
-    )
+    return clip_source(dataset, model, range(len(dataset)), horizon)
 
 
 @pytest.fixture

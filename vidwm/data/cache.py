@@ -8,10 +8,12 @@ a dataset like any other (`CachedFrames`); one of tokens takes the place of the 
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -27,7 +29,6 @@ from vidwm.data.cache_folder import (
 )
 from vidwm.data.cache_writer import CacheWork, Encode, write_cache
 from vidwm.data.clip import Episode, EpisodeDataset, check_span
-from vidwm.data.sampler import chunk_actions
 from vidwm.errors import UserError
 
 MAX_MAPS = 64
@@ -116,18 +117,40 @@ class CachedTokens:
         self.lengths: Sequence[int] = contents.lengths
         self._files = ShardFiles(folder, contents)
 
-    def clip(
-        self, episode: int, start: int, clip_frames: int, frame_skip: int
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens (T, N) int64 and chunked actions (T, A * frame_skip) of one window."""
+    def clip(self, episode: int, start: int, clip_frames: int, frame_skip: int) -> Tensor:
+        """Tokens (T, N) int64 of one window."""
         stop = start + (clip_frames - 1) * frame_skip + 1
-        tokens = self._files.rows("tokens", episode, start, stop, frame_skip).long()
-        actions = self.actions(episode)
-        return tokens, chunk_actions(actions, start, clip_frames, frame_skip)
+        return self._files.rows("tokens", episode, start, stop, frame_skip).long()
 
     def actions(self, episode: int) -> Tensor:
-        """Actions (T, A) float32 of an episode."""
+        """Actions (T, A) float32 of an episode, as recorded."""
         return self._files.rows("actions", episode, 0, self.lengths[episode])
+
+
+class JoinedTokens:
+    """The tokenised episodes of several caches, one after the other, as the parts of a mixture."""
+
+    def __init__(self, caches: Sequence[Tokens]) -> None:
+        self._caches = caches
+        self.lengths: Sequence[int] = [length for cache in caches for length in cache.lengths]
+        self._firsts = [0, *accumulate(len(cache.lengths) for cache in caches)][:-1]
+
+    def clip(self, episode: int, start: int, clip_frames: int, frame_skip: int) -> Tensor:
+        """As `CachedTokens.clip`."""
+        cache, number = self._place(episode)
+        return cache.clip(number, start, clip_frames, frame_skip)
+
+    def actions(self, episode: int) -> Tensor:
+        """As `CachedTokens.actions`."""
+        cache, number = self._place(episode)
+        return cache.actions(number)
+
+    def _place(self, episode: int) -> tuple[Tokens, int]:
+        part = bisect_right(self._firsts, episode) - 1
+        return self._caches[part], episode - self._firsts[part]
+
+
+Tokens: TypeAlias = CachedTokens | JoinedTokens
 
 
 def cached_tokens(

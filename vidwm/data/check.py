@@ -13,14 +13,18 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vidwm.data.cameras import open_cameras
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.datasets import open_dataset
 from vidwm.data.faults import ActionTally, digest, episode_faults
 from vidwm.data.inspect import check_writable, write_json
+from vidwm.data.joined import recordings_of
 from vidwm.data.lag import LAGS, LagEvidence, LagResult, lag_evidence, lag_test
 from vidwm.data.looking import choose_sample
+from vidwm.data.mixture import mixture_lines, open_mixture
+from vidwm.data.mixture_file import is_mixture
 from vidwm.data.timestamps import uneven_episodes
-from vidwm.data_config import CheckConfig
+from vidwm.data_config import CheckConfig, RecordingOptions
 from vidwm.errors import UserError
 
 LAG_EPISODES = 64
@@ -33,7 +37,8 @@ LIBERO_CAMERAS = ("agentview_rgb", "eye_in_hand_rgb")
 class Findings:
     """What is wrong: per episode (id: phrases), with the set as a whole; and what is worth a look.
 
-    `good` are the episodes without a fault of their own, in the dataset's order.
+    `good` are the episodes without a fault of their own, in the dataset's order, each once however
+    many of its views were looked at.
     """
 
     episodes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -54,16 +59,31 @@ def check_command(config: CheckConfig) -> int:
     """Print the findings and write the fix report; 0 if all is fine, 1 if something is wrong."""
     if config.fix_report:
         check_writable(config.fix_report)
-    damaged: dict[str, str] = {}
-    dataset = open_dataset(config.data, camera=config.camera, split=config.split, damaged=damaged)
-    findings = check_dataset(dataset, damaged=damaged, seed=config.seed)
-    print("\n".join(report_lines(dataset, findings)))
-    if config.fix_report and findings.good:
-        write_json(config.fix_report, fix_report(config, findings))
-        print(f"\n{len(findings.good)} good episodes: {config.fix_report} (for --episodes)")
+    damaged: dict[str, dict[str, str]] = defaultdict(dict)
+    if is_mixture(config.data):
+        mixture = open_mixture(config, lambda name, part: _open(part, damaged[name]))
+        print("\n".join(mixture_lines(mixture)))
+        datasets = {part.name: part.dataset for part in mixture.parts}
+    else:
+        datasets = {"": _open(config, damaged[""])}
+    found = {}
+    for name, dataset in datasets.items():
+        found[name] = check_dataset(dataset, damaged=damaged[name], seed=config.seed)
+        print(f"\n== {name} ==\n" * bool(name) + "\n".join(report_lines(dataset, found[name])))
+    report = fix_report(config, found)
+    if config.fix_report and report["episodes"]:
+        write_json(config.fix_report, report)
+        print(f"\n{len(report['episodes'])} good episodes: {config.fix_report} (for --episodes)")
     elif config.fix_report:
         print(f"\nNo episode is good; {config.fix_report} is not written.")
-    return 0 if findings.fine else 1
+    return 0 if all(findings.fine for findings in found.values()) else 1
+
+
+def _open(options: RecordingOptions, damaged: dict[str, str]) -> EpisodeDataset:
+    path, split = options.data, options.split
+    return open_cameras(
+        options.camera, lambda name: open_dataset(path, camera=name, split=split, damaged=damaged)
+    )
 
 
 def check_dataset(
@@ -107,7 +127,10 @@ def check_dataset(
     found.notes += _flip_notes(dataset)
     found.lag = lag_test([entry for entry in evidence if entry is not None])
     _judge_lag(found)
-    found.good = [name for name in dataset.episode_ids if name not in found.episodes]
+    recordings = recordings_of(dataset)
+    named = list(zip(dataset.episode_ids, recordings, strict=True))
+    bad = {recording for name, recording in named if name in found.episodes} | found.episodes.keys()
+    found.good = [recording for recording in dict.fromkeys(recordings) if recording not in bad]
     return found
 
 
@@ -132,12 +155,21 @@ def report_lines(dataset: EpisodeDataset, found: Findings) -> list[str]:
     return lines
 
 
-def fix_report(config: CheckConfig, found: Findings) -> dict[str, Any]:
-    """What `--episodes` reads, with the reasons for what is not in it."""
+def fix_report(config: CheckConfig, found: dict[str, Findings]) -> dict[str, Any]:
+    """What `--episodes` reads, with the reasons for what is not in it.
+
+    `found` by the name of each part of a mixture; "" of what is none.
+    """
+    settings = {"data": str(config.data), "camera": config.camera, "split": config.split}
+    if "" in found:
+        return settings | _findings_report(found[""])
+    parts = {name: _findings_report(findings) for name, findings in found.items()}
+    good = [f"{name}/{episode}" for name, part in parts.items() for episode in part["episodes"]]
+    return settings | {"episodes": good, "parts": parts}
+
+
+def _findings_report(found: Findings) -> dict[str, Any]:
     return {
-        "data": str(config.data),
-        "camera": config.camera,
-        "split": config.split,
         "episodes": found.good,
         "left_out": dict(found.episodes),
         "wrong_with_all": found.whole,

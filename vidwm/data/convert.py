@@ -7,7 +7,8 @@ are there and ends with the same bytes as an undisturbed run; LeRobot, whose fil
 episodes each, starts again (and x264 does not repeat its bytes, so its videos may differ in them).
 A lock that ends with its process keeps two conversions apart.
 
-What npz cannot hold (frame rate, names, tasks, states) is written beside it, in convert.json.
+What npz cannot hold (frame rate, names, tasks) is written beside it, in convert.json, from where it
+is read again.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from tqdm import tqdm
 from vidwm.data.clip import Episode, EpisodeDataset
 from vidwm.data.facts import robot_of, states_of
 from vidwm.data.lerobot_writer import LeRobotWriter
+from vidwm.data.npz_facts import FILE
 from vidwm.data.reading import inside
-from vidwm.data.selection import open_recordings
+from vidwm.data.recordings import open_recordings
 from vidwm.data_config import ConvertConfig
 from vidwm.errors import UserError
 
@@ -122,7 +124,7 @@ def _write_npz(dataset: EpisodeDataset, target: Path, partial: Path) -> None:
         "action_names": list(dataset.action_names),
         "tasks": tasks,
     }
-    (partial / "convert.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (partial / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     for leftover in partial.rglob("*.unfinished"):
         leftover.unlink()
     partial.rename(target)

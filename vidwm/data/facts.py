@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vidwm.data.clip import EpisodeDataset
+from vidwm.data.joined import Joined
 from vidwm.data.reading import read_json
 from vidwm.errors import UserError
 
@@ -79,6 +80,13 @@ def disk_usage(path: Path) -> tuple[int, int]:
 
 def states_of(dataset: EpisodeDataset, episodes: Sequence[int]) -> States | None:
     """Robot states of some episodes, by number; None where none are known."""
+    if isinstance(dataset, Joined):
+        places = [dataset.place(i) for i in episodes]
+        found = [states_of(part.dataset, [number]) for part, number in places]
+        known = [states for states in found if states is not None]
+        if not known or len(known) < len(found):
+            return None
+        return States(np.concatenate([states.rows for states in known]), known[0].names)
     if hasattr(dataset, "states"):
         rows = np.concatenate([dataset.states(i) for i in episodes])
         names = getattr(dataset, "state_names", ())

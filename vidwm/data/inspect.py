@@ -15,13 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from vidwm.data.cameras import open_cameras
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.contact_sheet import Clip, contact_sheet, cut_clip, save_contact_sheet
 from vidwm.data.datasets import open_dataset
 from vidwm.data.dimensions import Dimension, describe, dimension_lines
 from vidwm.data.facts import codec_of, disk_usage, robot_of, states_of, version_of
+from vidwm.data.joined import Joined
 from vidwm.data.looking import choose_sample
-from vidwm.data_config import InspectConfig
+from vidwm.data.mixture import mixture_lines, open_mixture
+from vidwm.data.mixture_file import is_mixture
+from vidwm.data_config import InspectConfig, RecordingOptions
 from vidwm.errors import UserError
 
 CLIPS = 6  # on a contact sheet
@@ -32,14 +36,40 @@ def inspect_command(config: InspectConfig) -> None:
     """Print the report; write the JSON file and the contact sheet where they are asked for."""
     for file in filter(None, (config.json, config.contact_sheet)):
         check_writable(file)
-    dataset = open_dataset(config.data, camera=config.camera, split=config.split)
-    facts, clips = inspect_dataset(dataset, count=config.sample, seed=config.seed)
-    print("\n".join(report_lines(facts)))
+    if is_mixture(config.data):
+        mixture = open_mixture(config, lambda _, part: _open(part))
+        facts, clips = _inspect_parts(mixture, config)
+        names = mixture.action_names
+    else:
+        dataset = _open(config)
+        facts, clips = inspect_dataset(dataset, count=config.sample, seed=config.seed)
+        names = dataset.action_names
+        print("\n".join(report_lines(facts)))
     if config.json:
         write_json(config.json, facts)
     if config.contact_sheet and clips:
-        save_contact_sheet(contact_sheet(clips, dataset.action_names), config.contact_sheet)
+        save_contact_sheet(contact_sheet(clips, names), config.contact_sheet)
         print(f"\ncontact sheet of {len(clips)} random clips: {config.contact_sheet}")
+
+
+def _open(options: RecordingOptions) -> EpisodeDataset:
+    return open_cameras(
+        options.camera, lambda name: open_dataset(options.data, camera=name, split=options.split)
+    )
+
+
+def _inspect_parts(mixture: Joined, config: InspectConfig) -> tuple[dict[str, Any], list[Clip]]:
+    """Print a report of each part; their facts by name, and clips of as many parts as can be."""
+    print("\n".join(mixture_lines(mixture)))
+    facts: dict[str, Any] = {"path": str(mixture.path), "format": "mixture", "parts": {}}
+    by_part = []
+    for part in mixture.parts:
+        found, clips = inspect_dataset(part.dataset, count=config.sample, seed=config.seed)
+        print(f"\n== {part.name} ==\n" + "\n".join(report_lines(found)))
+        facts["parts"][part.name] = {"weight": part.weight, **found}
+        by_part.append(clips)
+    in_turn = [clips[i] for i in range(CLIPS) for clips in by_part if i < len(clips)]
+    return facts, in_turn[:CLIPS]
 
 
 def inspect_dataset(

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vidwm.data.sampler import epoch_order
+from vidwm.data.order import Share, clip_order
 from vidwm.errors import UserError
 
 AHEAD = 2  # steps each worker reads ahead
@@ -27,12 +27,15 @@ Read = TypeVar("Read")
 class Order:
     """Which windows the steps of a run see; of several ranks, what one of them does.
 
+    `shares` are those of the parts of a mixture, () where every window counts alike.
+
     UserError when the clips of a step cannot be shared out evenly.
     """
 
     num_windows: int
     batch_size: int
     seed: int
+    shares: tuple[Share, ...] = ()
     rank: int = 0
     world_size: int = 1
 
@@ -45,7 +48,7 @@ class Order:
 
     def numbers(self, step: int) -> list[int]:
         """Window numbers of a step (from 0)."""
-        every = epoch_order(self.num_windows, self.seed, step, self.batch_size)
+        every = clip_order(self.num_windows, self.shares, self.seed, step, self.batch_size)
         return every[self.rank :: self.world_size]
 
 

@@ -5,7 +5,8 @@ iVideoGPT and RLVR-World: `image` (T, H, W, 3), other cameras as `aux1_image` an
 floats 0..1.
 DrQ-style replay buffers: `observation` (T, 3 k, H, W) stacks the last k frames, the newest last,
 and `action[t]` is the one that led TO observation t (row 0 is a dummy), so here the rows move up by
-one to fit `Episode`. The files state no frame rate; 10 frames per second is assumed.
+one to fit `Episode`. The files state no frame rate; 10 frames per second is assumed where no
+convert.json lies beside them (`npz_facts`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import numpy as np
 from vidwm.data.clip import Episode
 from vidwm.data.images import channels_first, to_uint8
 from vidwm.data.npy import Header, read_header
+from vidwm.data.npz_facts import FILE as FACTS_FILE
+from vidwm.data.npz_facts import read_npz_facts
 from vidwm.data.reading import (
     MAX_DEFLATE_RATIO,
     build_episode,
@@ -30,7 +33,6 @@ from vidwm.data.reading import (
 )
 from vidwm.errors import UserError
 
-FPS = 10.0
 ACTION, STACKED = "action", "observation"
 
 In = TypeVar("In")
@@ -56,8 +58,9 @@ class NpzDataset:
         damaged: dict[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
-        self.fps = FPS
         root = self.path if self.path.is_dir() else self.path.parent
+        stated = read_npz_facts(root)
+        self.fps, self._tasks = stated.fps, stated.tasks
         files = files_below(self.path, (".npz",))
         ids = [file.relative_to(root).with_suffix("").as_posix() for file in files]
         if split is not None:
@@ -85,7 +88,13 @@ class NpzDataset:
         self.episode_ids: Sequence[str] = list(lengths)
         self.lengths: Sequence[int] = list(lengths.values())
         num_dims = first[ACTION].shape[1]
-        self.action_names = tuple(f"action_{dim}" for dim in range(num_dims))
+        names = stated.action_names or tuple(f"action_{dim}" for dim in range(num_dims))
+        if len(names) != num_dims:
+            raise UserError(
+                f"{root / FACTS_FILE} names {len(names)} action dimensions, the files have "
+                f"{num_dims}; mend or remove it."
+            )
+        self.action_names = names
 
     def __len__(self) -> int:
         return len(self._files)
@@ -118,6 +127,7 @@ class NpzDataset:
             frames=frames,
             actions=actions,
             fps=self.fps,
+            task=self._tasks.get(self.episode_ids[index], ""),
         )
 
     def span(self, index: int, start: int, stop: int) -> Episode:

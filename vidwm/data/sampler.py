@@ -1,13 +1,13 @@
 """Windows of episodes become batches of clips, in an order that can be resumed.
 
-A clip of T model frames with frame skip k spans (T - 1) k + 1 recorded frames; the k actions
-between two model frames are concatenated, never summed, so nothing of what the robot did is lost.
+A clip of T model frames with frame skip k spans (T - 1) k + 1 recorded frames. Its action rows are
+those at its frames: what is done until the next one is put together before (`vidwm.data.meant`).
 What a training step sees depends on (seed, step) alone: there is no state to save.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import get_worker_info
 
 from vidwm.data.clip import ClipBatch, Episode, EpisodeDataset
+from vidwm.data.joined import first_episodes
 from vidwm.data.windows import windows_of
 from vidwm.errors import UserError
 
@@ -59,26 +60,6 @@ def _permutation(num_windows: int, seed: int, epoch: int) -> np.ndarray:
     entropy = int.from_bytes(_digest(f"{seed}:{epoch}"), "big")
     order = np.random.Generator(np.random.PCG64(entropy)).permutation(num_windows)
     return order.astype(np.min_scalar_type(num_windows))
-
-
-def chunk_actions(actions: Tensor, start: int, clip_frames: int, frame_skip: int) -> Tensor:
-    """The actions taken from each model frame to the next, one row a model frame.
-
-    actions (T, A) -> (clip_frames, A * frame_skip), in the order they were taken; rows past the end
-    repeat the last action.
-    """
-    rows = torch.arange(start, start + clip_frames * frame_skip).clamp(max=len(actions) - 1)
-    return actions[rows].reshape(clip_frames, -1)
-
-
-def action_chunks(episodes: Iterable[Tensor], frame_skip: int) -> Tensor:
-    """The chunked actions (M, A * frame_skip) after every frame of episodes with actions (T, A)."""
-    chunks = []
-    for actions in episodes:
-        for start in range(min(frame_skip, len(actions))):
-            count = -(-(len(actions) - start) // frame_skip)
-            chunks.append(chunk_actions(actions, start, count, frame_skip))
-    return torch.cat(chunks)
 
 
 def context_key(episode_id: str, start: int) -> int:
@@ -157,12 +138,10 @@ class ClipSource:
         return [self.windows[index].start // self.frame_skip for index in indices]
 
     def _clip(self, episode: int, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """`count` model frames (T, 3, H, W) uint8 and their chunked actions (T, A * frame_skip)."""
-        length = self.dataset.lengths[episode]
-        stop = min(start + count * self.frame_skip, length)  # with the actions after the last frame
+        """`count` model frames (T, 3, H, W) uint8 and the action rows (T, A) at them."""
+        stop = start + (count - 1) * self.frame_skip + 1
         frames, actions = self._span(episode, start, stop)
-        shown = slice(0, (count - 1) * self.frame_skip + 1, self.frame_skip)
-        return frames[shown], chunk_actions(actions, 0, count, self.frame_skip)
+        return frames[:: self.frame_skip], actions[:: self.frame_skip]
 
     def _span(self, episode: int, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Frames start .. stop - 1 of an episode and their actions."""
@@ -198,13 +177,18 @@ def evenly_spread(total: int, count: int) -> list[int]:
 
 
 def check_frame_size(dataset: EpisodeDataset, size: tuple[int, int], *, resize: bool) -> None:
-    """UserError when the first episode's frames are not of `size` (H, W) and may not be resized."""
-    found = dataset.span(0, 0, 1).frames.shape[2:]
-    if found != size and not resize:
-        raise UserError(
-            f"{dataset.path}: frames are {found[0]}x{found[1]}, the model expects "
-            f"{size[0]}x{size[1]}; pass --resize to scale them."
-        )
+    """UserError when frames are not of `size` (H, W) and may not be resized.
+
+    Looks at the first frame, or at the first of each part.
+    """
+    for index in [] if resize else first_episodes(dataset):
+        found = dataset.span(index, 0, 1).frames.shape[2:]
+        if found != size:
+            raise UserError(
+                f"{dataset.path}: frames of episode {dataset.episode_ids[index]} are "
+                f"{found[0]}x{found[1]}, the model expects {size[0]}x{size[1]}; pass --resize to "
+                f"scale them."
+            )
 
 
 def resize(frames: Tensor, size: tuple[int, int]) -> Tensor:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from vidwm.data.clip import Episode, EpisodeDataset
 from vidwm.data.datasets import open_dataset
+from vidwm.data.joined import Joined
 from vidwm.data.sampler import split_episodes
 from vidwm.data_config import DataOptions
 from vidwm.errors import UserError
@@ -33,6 +34,7 @@ class Selection:
         self, dataset: EpisodeDataset, numbers: Sequence[int], all_episode_ids: Sequence[str]
     ) -> None:
         self.path, self.format, self.fps = dataset.path, dataset.format, dataset.fps
+        self.cameras, self.camera = dataset.cameras, dataset.camera
         self.action_names = dataset.action_names
         self.episode_ids: Sequence[str] = [dataset.episode_ids[i] for i in numbers]
         self.lengths: Sequence[int] = [dataset.lengths[i] for i in numbers]
@@ -56,8 +58,8 @@ class Selection:
         return getattr(self._dataset, name)
 
 
-def open_recordings(options: DataOptions) -> EpisodeDataset:
-    """The dataset with the episodes that the options leave in it; says which are skipped.
+def open_selected(options: DataOptions, listed: Sequence[str] | None = None) -> EpisodeDataset:
+    """One dataset, one camera, with the listed episodes (None: all); says which are skipped.
 
     UserError when a listed episode does not exist, one is damaged and may not be skipped, or none
     is left.
@@ -67,14 +69,12 @@ def open_recordings(options: DataOptions) -> EpisodeDataset:
         options.data, camera=options.camera, split=options.split, damaged=damaged
     )
     everyone = [*dataset.episode_ids, *damaged]
-    wanted = set(everyone)
-    if options.episodes is not None:
-        wanted = set(read_episode_list(options.episodes))
-        if absent := sorted(wanted - set(everyone)):
-            raise UserError(
-                f"{options.episodes} lists {len(absent)} episodes that {options.data} does not "
-                f"hold, such as {absent[0]!r}; make the list anew with `vidwm data check`."
-            )
+    wanted = set(everyone if listed is None else listed)
+    if absent := sorted(wanted - set(everyone)):
+        raise UserError(
+            f"{options.episodes} lists {len(absent)} episodes that {options.data} does not hold, "
+            f"such as {absent[0]!r}; make the list anew with `vidwm data check`."
+        )
     numbers = [i for i, name in enumerate(dataset.episode_ids) if name in wanted]
     bad = {name: why for name, why in damaged.items() if name in wanted}
     if options.on_bad_episode == "skip":
@@ -114,8 +114,16 @@ def split_dataset(
 ) -> tuple[list[int], list[int]]:
     """Numbers of the episodes (train, held out), as `split_episodes` tells them apart.
 
+    Each part of a mixture is split by itself, and the views of a recording lie on the same side.
     UserError when no episode to train on is left.
     """
+    if isinstance(dataset, Joined):
+        sides = [split_dataset(part.dataset, heldout, seed) for part in dataset.parts]
+        train, out = (
+            [first + i for first, side in zip(dataset.firsts, sides, strict=True) for i in side[k]]
+            for k in (0, 1)
+        )
+        return train, out
     everyone = getattr(dataset, "all_episode_ids", dataset.episode_ids)
     _, out = split_episodes(everyone, heldout, seed)
     held = {everyone[i] for i in out}

@@ -7,6 +7,7 @@ inside of video files are held against the rate by the reader, episode by episod
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.facts import lerobot_info, lerobot_number
+from vidwm.data.joined import recordings_of
 
 COLUMNS = ["episode_index", "frame_index", "timestamp"]
 
@@ -24,13 +26,15 @@ def uneven_episodes(dataset: EpisodeDataset) -> dict[str, str]:
     found: dict[str, str] = {}
     if not lerobot_info(dataset):
         return found
-    names = {lerobot_number(name): name for name in dataset.episode_ids}
+    names: dict[int | None, list[str]] = defaultdict(list)
+    for name, recording in zip(dataset.episode_ids, recordings_of(dataset), strict=True):
+        names[lerobot_number(recording)].append(name)
     for episode, frame, seconds in _rows(dataset):
         away = np.abs(seconds * dataset.fps - frame)
         for number in np.unique(episode[~(away < 0.5)]):  # written so that NaN is found
             worst = float(away[episode == number].max())
-            if number in names:
-                found[names[number]] = (
+            for name in names.get(number, ()):
+                found[name] = (
                     f"time stamps are up to {worst:.1f} frames away from {dataset.fps:g} frames "
                     f"per second"
                 )

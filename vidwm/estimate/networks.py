@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from vidwm.config import PretrainConfig, TokenizerConfig
-from vidwm.data.selection import open_recordings
+from vidwm.data.action_semantics import ActionSemantics
+from vidwm.data.meant import with_meaning
+from vidwm.data.recordings import open_recordings
 from vidwm.errors import UserError
 from vidwm.reward.perceptual import TRUNKS, PerceptualNet
 from vidwm.tokenizer.compressive import CompressiveTokenizer
@@ -56,7 +58,9 @@ def model_to_pretrain(config: PretrainConfig) -> WorldModel:
     tokenizer = tokenizer_at(config.tokenizer)
     names: tuple[str, ...] = tuple(RT1)
     if config.tokenizer.exists() or config.data.exists():
-        names = tuple(open_recordings(config).action_names) * config.frame_skip
+        semantics = ActionSemantics(form=config.action_form, skipped=config.skipped_actions)
+        dataset = with_meaning(open_recordings(config), semantics, config.frame_skip)
+        names = tuple(dataset.action_names)
     setting = Setting(
         context_frames=config.context_frames,
         horizon=config.horizon,

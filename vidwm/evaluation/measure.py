@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vidwm.data.clip import ClipBatch
+from vidwm.data.joined import recordings_of
 from vidwm.data.sampler import ClipSource
 from vidwm.data.windows import Window
 from vidwm.errors import UserError
@@ -56,6 +57,7 @@ class Measurement:
     """
 
     windows: tuple[Window, ...]
+    recordings: tuple[int, ...]
     scores: dict[str, dict[str, np.ndarray]]
     moving_pixels: np.ndarray
 
@@ -65,8 +67,8 @@ class Measurement:
 
     @property
     def episodes(self) -> np.ndarray:
-        """(W,) episode of each window."""
-        return np.array([window.episode for window in self.windows])
+        """(W,) the recording each window is cut from, whatever the camera: they are independent."""
+        return np.array(self.recordings)
 
     def weights(self, metric: str) -> np.ndarray:
         """(W, h): what a score counts in an average; pixels for the moving metrics, else 1."""
@@ -102,7 +104,10 @@ def measure(
         max_cache_gb=max_cache_gb,
     )
     scorer, c = Scorer(metrics), model.setting.context_frames
-    partner = partners([source.windows[w].episode for w in windows]) if len(windows) > 1 else None
+    named = recordings_of(source.dataset)
+    number = {name: i for i, name in enumerate(dict.fromkeys(named))}
+    recordings = [number[named[source.windows[w].episode]] for w in windows]
+    partner = partners(recordings) if len(windows) > 1 else None
     chunk = _chunk_size(model, source, num_samples, 1 + len(models))
     parts: list[dict[str, dict[str, Tensor]]] = []
     moving: list[Tensor] = []
@@ -124,6 +129,7 @@ def measure(
     subjects = [subject for subject in SUBJECTS if subject in parts[0]]
     return Measurement(
         windows=tuple(source.windows[w] for w in windows),
+        recordings=tuple(recordings),
         scores={s: {m: _joined([p[s][m] for p in parts]) for m in parts[0][s]} for s in subjects},
         moving_pixels=_joined(moving),
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from vidwm.config import ResizeOptions
 from vidwm.data.clip import EpisodeDataset
+from vidwm.data.meant import with_meaning
+from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import ClipSource, check_frame_size
-from vidwm.data.selection import open_recordings, split_dataset
+from vidwm.data.selection import split_dataset
 from vidwm.errors import UserError
 from vidwm.world_model.world_model import WorldModel
 
@@ -41,8 +44,11 @@ def open_heldout(
 
 
 def open_fitting(options: ResizeOptions, model: WorldModel) -> EpisodeDataset:
-    """The dataset; UserError when its resolution or actions are not what the model expects."""
-    dataset = open_recordings(options)
+    """The dataset, of the model's camera unless the options name another.
+
+    UserError when its resolution or actions are not what the model expects.
+    """
+    dataset = open_recordings(replace(options, camera=options.camera or model.setting.camera))
     check_fits(dataset, model, resize=options.resize)
     return dataset
 
@@ -52,7 +58,7 @@ def clip_source(
 ) -> ClipSource:
     """Windows of some episodes; UserError when none of them is long enough."""
     return ClipSource(
-        dataset,
+        as_meant(dataset, model),
         clip_frames=model.setting.context_frames + (horizon or model.setting.horizon),
         frame_skip=model.setting.frame_skip,
         episodes=episodes,
@@ -60,15 +66,19 @@ def clip_source(
     )
 
 
+def as_meant(dataset: EpisodeDataset, model: WorldModel) -> EpisodeDataset:
+    """The dataset with actions as the model was trained on."""
+    return with_meaning(dataset, model.setting.semantics, model.setting.frame_skip)
+
+
 def check_fits(dataset: EpisodeDataset, model: WorldModel, *, resize: bool) -> None:
     """UserError when the first episode's frames or actions are not what the model was made for."""
     check_frame_size(dataset, model.size, resize=resize)
-    episode = dataset.episode(0)
-    actions = episode.actions.shape[1] * model.setting.frame_skip
+    actions = len(as_meant(dataset, model).action_names)
     if actions != model.actions.action_dims:
         raise UserError(
             f"{dataset.path}: actions have {actions} numbers per model step "
-            f"({episode.actions.shape[1]} dimensions x frame_skip {model.setting.frame_skip}), the "
+            f"({len(dataset.action_names)} dimensions, frame_skip {model.setting.frame_skip}), the "
             f"model expects {model.actions.action_dims}; use data of the same robot, or adapt the "
             f"model to this one with `vidwm finetune --from`."
         )

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from vidwm.data.cache_folder import Contents, contents_of, missing_files
 from vidwm.data.cache_writer import CacheWork, write_cache
+from vidwm.data.cameras import VIEWS
 from vidwm.data.clip import EpisodeDataset
+from vidwm.data.mixture_file import is_mixture
+from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import check_frame_size
-from vidwm.data.selection import open_recordings
 from vidwm.data_config import CacheConfig
 from vidwm.device import pick_device
 from vidwm.errors import UserError
@@ -73,6 +75,11 @@ def cache_work(config: CacheConfig) -> CacheWork:
     target = config.output_dir
     if target.absolute().is_relative_to(config.data.absolute()):
         raise UserError(f"{target} lies inside of {config.data}; choose a folder beside it.")
+    if is_mixture(config.data) or VIEWS in (config.camera or ""):
+        raise UserError(
+            f"{config.data} with camera = {config.camera} has several parts: cache its parts one "
+            f"by one, each dataset and each view into a folder of its own."
+        )
     dataset = open_recordings(config)
     if config.tokenizer is None:
         contents = contents_of(dataset, kind="frames", size=_size(config, dataset))

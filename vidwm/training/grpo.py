@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vidwm.data.clip import ClipBatch
+from vidwm.data.order import shares_of
 from vidwm.data.sampler import ClipSource, evenly_spread
 from vidwm.device import pick_device
 from vidwm.errors import UserError
@@ -84,7 +85,8 @@ class GrpoStage(Stage):
         check_gap(model.codec, config.context_gap)
         self.layout = trained_layout(model, config.horizon)
         reader = SeenReader(train, self.layout.context_frames, config.context_gap, config.seed)
-        self.loader = run_loader(reader, len(train.windows), config)
+        shares = shares_of(train.dataset, train.windows)
+        self.loader = run_loader(reader, len(train.windows), config, shares=shares)
         self.policy = PolicyUpdate(model, self.layout, config, self.sharpness)
 
     def train_step(

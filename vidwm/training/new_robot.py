@@ -13,19 +13,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import torch
-
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.sampler import ClipSource, action_chunks
-from vidwm.data.selection import open_recordings, split_dataset
+from vidwm.data.meant import recorded_actions
+from vidwm.data.recordings import open_recordings
+from vidwm.data.sampler import ClipSource
+from vidwm.data.selection import split_dataset
 from vidwm.finetune_config import FinetuneConfig
 from vidwm.tokenizer.frame import FrameTokenizer
 from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.tokenizer.resized import resized
-from vidwm.training.new_model import chunk_names
+from vidwm.training.action_fit import ActionFit, fit_actions
 from vidwm.training.tokenizer import mean_frame
-from vidwm.world_model.actions import ActionBins
 from vidwm.world_model.new_actions import for_layout
+from vidwm.world_model.range_report import range_lines
 from vidwm.world_model.world_model import Setting, WorldModel, codec_for
 
 
@@ -33,27 +33,28 @@ def start_model(config: FinetuneConfig, old: WorldModel) -> WorldModel:
     """`old` for the data of `config`; UserError when its cells do not divide the frames."""
     dataset = open_recordings(config)
     train, _ = split_dataset(dataset, config.heldout, config.split_seed)
-    setting = _setting(config, dataset, old.setting)
-    recorded = (torch.from_numpy(dataset.episode(i).actions) for i in train)
-    actions = ActionBins.fit(
-        action_chunks(recorded, setting.frame_skip),
-        method=config.action_ranges,
-        bins=old.actions.bins,
-    )
+    recorded = {i: recorded_actions(dataset, i) for i in train}
+    actions = fit_actions(config, dataset, recorded, old.actions.bins)
+    print("\n".join(range_lines(actions.report)))
+    setting = _setting(config, dataset, actions, old.setting)
     tokenizer = _tokenizer(config, dataset, train, old.tokenizer)
-    layout = codec_for(tokenizer, actions, setting).layout
+    layout = codec_for(tokenizer, actions.bins, setting).layout
     names = (old.setting.action_names, setting.action_names)
     transformer = for_layout(old.transformer, old.layout, layout, *names)
-    return WorldModel(tokenizer, transformer, actions, setting)
+    return WorldModel(tokenizer, transformer, actions.bins, setting)
 
 
-def _setting(config: FinetuneConfig, dataset: EpisodeDataset, old: Setting) -> Setting:
+def _setting(
+    config: FinetuneConfig, dataset: EpisodeDataset, actions: ActionFit, old: Setting
+) -> Setting:
     return dataclasses.replace(
         old,
         horizon=config.horizon or old.horizon,
         frame_skip=config.frame_skip,
         fps=dataset.fps,
-        action_names=chunk_names(dataset.action_names, config.frame_skip),
+        action_names=actions.names,
+        semantics=actions.semantics,
+        camera=config.camera,
         heldout=config.heldout,
         split_seed=config.split_seed,
     )

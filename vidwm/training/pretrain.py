@@ -13,28 +13,35 @@ from functools import cached_property
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidwm.config import PretrainConfig
-from vidwm.data.cache import CachedTokens, cached_tokens
+from vidwm.data.cache import JoinedTokens, Tokens, cached_tokens
 from vidwm.data.clip import EpisodeDataset
+from vidwm.data.joined import Joined
+from vidwm.data.meant import as_recorded, recorded_actions
+from vidwm.data.order import Share, shares_of
+from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import (
     ClipSource,
     check_frame_size,
     evenly_spread,
 )
-from vidwm.data.selection import open_recordings, split_dataset
+from vidwm.data.selection import split_dataset
 from vidwm.data.windows import windows_of
+from vidwm.data_config import AugmentOptions
 from vidwm.device import pick_device
 from vidwm.errors import UserError
-from vidwm.evaluation.sources import check_fits
+from vidwm.evaluation.sources import as_meant, check_fits
 from vidwm.evaluation.strips import strip
 from vidwm.rollout.engine import generate
 from vidwm.rollout.sampling import Sampling
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, open_tokenizer
+from vidwm.training.action_fit import fit_actions
 from vidwm.training.caching import token_contents
 from vidwm.training.curriculum import horizon_at
 from vidwm.training.loop import Stage, fit
@@ -53,7 +60,8 @@ from vidwm.training.token_windows import (
     TokenWindows,
 )
 from vidwm.training.updater import Updater
-from vidwm.world_model.codec import CompressiveCodec
+from vidwm.world_model.codec import CompressiveCodec, FrameCodec
+from vidwm.world_model.range_report import range_lines, write_ranges
 from vidwm.world_model.world_model import WorldModel
 
 HELDOUT_WINDOWS = 128
@@ -71,6 +79,7 @@ class PretrainStage(Stage):
         train: TokenWindows,
         heldout: TokenWindows | None,
         config: PretrainConfig,
+        shares: tuple[Share, ...] = (),
     ) -> None:
         self.model, self.train, self.heldout, self.config = model, train, heldout, config
         self.fps = model.setting.model_fps
@@ -81,7 +90,7 @@ class PretrainStage(Stage):
         model.tokenizer.to(self.device)
         mapped = isinstance(train, CachedWindows)
         reader = StepReader(train.read, config.seed)
-        self.loader = run_loader(reader, len(train), config, mapped=mapped)
+        self.loader = run_loader(reader, len(train), config, shares=shares, mapped=mapped)
 
     def train_step(
         self, step: int, updaters: Mapping[str, Updater]
@@ -200,40 +209,60 @@ def pretrain(config: PretrainConfig) -> Path:
     check_frame_size(dataset, (tokenizer.height, tokenizer.width), resize=config.resize)
     train, heldout = split_dataset(dataset, config.heldout, config.split_seed)
     clips = None
-    if isinstance(tokenizer, CompressiveTokenizer):
-        recorded = (torch.from_numpy(dataset.episode(i).actions) for i in train)
-    else:
+    if not isinstance(tokenizer, CompressiveTokenizer) and not config.augments:
         clips = tokenised(config, dataset, tokenizer)
-        recorded = (clips.actions(i) for i in train)  # no episode is decoded for them
     seed_everything(config.seed)
-    model = given or new_world_model(config, dataset, tokenizer, recorded)
+    fitted = None
+    if given is None:
+        fitted = fit_actions(config, dataset, _recorded(dataset, clips, train), config.action_bins)
+        given = new_world_model(config, dataset, tokenizer, fitted)
+    model = given
     add_adapters(model.transformer, config, embeddings=True)
     check_gap(model.codec, config.context_gap)
+    dataset = as_meant(dataset, model)
 
     def windows(episodes: Sequence[int]) -> TokenWindows:
         if clips is None:
-            return encoded_windows(config, dataset, model, episodes, device)
+            vary = config if episodes is train else None
+            return encoded_windows(config, dataset, model, episodes, device, vary)
         span = model.layout.num_frames
         found = windows_of(dataset.lengths, episodes, span, config.frame_skip)
-        return CachedWindows(clips, found, model.layout, config.frame_skip)
+        return CachedWindows(clips, found, model.layout, config.frame_skip, dataset)
 
     try:
         watched = windows(heldout) if heldout else None
     except UserError:  # none of them is long enough
         watched = None
-    stage = PretrainStage(model, windows(train), watched, config)
+    trained = windows(train)
+    shares = shares_of(dataset, trained.windows)
+    stage = PretrainStage(model, trained, watched, config, shares)
+    if fitted is not None:
+        print("\n".join(range_lines(fitted.report)))
+        write_ranges(run.path / "action_ranges.json", fitted.report)
     return fit(stage, config, run).checkpoint / "model"
+
+
+def _recorded(
+    dataset: EpisodeDataset, clips: Tokens | None, episodes: Sequence[int]
+) -> dict[int, np.ndarray]:
+    """Actions of episodes as recorded; where they are tokenised none is decoded for them."""
+    if clips is None:
+        return {i: recorded_actions(dataset, i) for i in episodes}
+    return {i: clips.actions(i).numpy() for i in episodes}
 
 
 def tokenised(
     config: PretrainConfig, dataset: EpisodeDataset, tokenizer: FramewiseTokenizer
-) -> CachedTokens:
-    """Tokens of all episodes, from the cache or into it."""
+) -> Tokens:
+    """Tokens of all episodes, from the cache or into it; each part of a mixture has its own."""
     assert config.tokenizer is not None
+    if isinstance(dataset, Joined):
+        return JoinedTokens([tokenised(config, part.dataset, tokenizer) for part in dataset.parts])
+    recorded = as_recorded(dataset)
     return cached_tokens(
-        dataset,
+        recorded,
         lambda frames: tokenizer.encode(frames.to(pick_device(config.device))),
-        token_contents(dataset, tokenizer, config.tokenizer),
+        token_contents(recorded, tokenizer, config.tokenizer),
         config.cache_dir or config.output_dir.parent / "tokens",
     )
 
@@ -244,8 +273,9 @@ def encoded_windows(
     model: WorldModel,
     episodes: Sequence[int],
     device: torch.device,
+    vary: AugmentOptions | None = None,
 ) -> EncodedWindows:
-    """Windows whose tokens are made when they are read."""
+    """Windows whose tokens are made when they are read, of frames varied by `vary`."""
     source = ClipSource(
         dataset,
         clip_frames=model.layout.num_frames,
@@ -253,4 +283,5 @@ def encoded_windows(
         episodes=episodes,
         size=model.size,
     )
-    return EncodedWindows(source, cast(CompressiveCodec, model.codec), device, config.context_gap)
+    codec = cast(FrameCodec | CompressiveCodec, model.codec)
+    return EncodedWindows(source, codec, device, config.context_gap, vary)

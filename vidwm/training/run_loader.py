@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from vidwm.config import TrainOptions
 from vidwm.data.loader import Loader, Order
+from vidwm.data.order import Share
 from vidwm.device import pick_device
 
 GPU_WORKERS = 4
@@ -20,6 +21,7 @@ def run_loader(
     num_windows: int,
     options: TrainOptions,
     *,
+    shares: tuple[Share, ...] = (),
     mapped: bool = False,
 ) -> Loader[Read]:
     """Of read(window numbers, step); `mapped` where that takes no longer than sending it would.
@@ -30,7 +32,12 @@ def run_loader(
     usual = min(GPU_WORKERS, os.cpu_count() or 1) if device.type == "cuda" and not mapped else 0
     return Loader(
         read,
-        Order(num_windows=num_windows, batch_size=options.batch_size, seed=options.seed),
+        Order(
+            num_windows=num_windows,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            shares=shares,
+        ),
         steps=options.steps,
         device=device,
         num_workers=usual if options.num_workers is None else options.num_workers,

@@ -1,8 +1,9 @@
 """What pretraining reads: contexts, tokens and actions of windows of episodes.
 
 A frame's tokens are its own with a frame tokenizer, so they come from a cache (`CachedWindows`).
-With a compressive tokenizer they depend on the context as well, and are made when they are needed
-(`EncodedWindows`). There the context may be older than what is shown (`older_context`).
+With a compressive tokenizer they depend on the context as well, and with augmentation no frame is
+seen twice alike: then they are made when they are needed (`EncodedWindows`). The context may be
+older than what is shown (`older_context`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from vidwm.data.cache import CachedTokens
+from vidwm.data.augment import augment
+from vidwm.data.cache import Tokens
+from vidwm.data.clip import EpisodeDataset
+from vidwm.data.meant import meant_rows
 from vidwm.data.sampler import ClipSource
 from vidwm.data.windows import Window
+from vidwm.data_config import AugmentOptions
 from vidwm.training.older_context import older_frames
 from vidwm.training.runtime import seed_of_step
-from vidwm.world_model.codec import CompressiveCodec
+from vidwm.world_model.codec import CompressiveCodec, FrameCodec
 from vidwm.world_model.layout import Layout
 
 
@@ -45,6 +50,9 @@ class TokenWindows(Protocol):
     @property
     def read(self) -> Callable[[Sequence[int], int], Any]: ...
 
+    @property
+    def windows(self) -> Sequence[Window]: ...
+
     def __len__(self) -> int: ...
 
     def clips(self, read: Any) -> Clips: ...
@@ -64,12 +72,17 @@ class StepReader:
 
 
 class CachedWindows:
-    """Of tokenised episodes; nothing is random."""
+    """Of tokenised episodes; nothing is random. `dataset` says what their actions mean."""
 
     def __init__(
-        self, clips: CachedTokens, windows: Sequence[Window], layout: Layout, frame_skip: int
+        self,
+        clips: Tokens,
+        windows: Sequence[Window],
+        layout: Layout,
+        frame_skip: int,
+        dataset: EpisodeDataset,
     ) -> None:
-        self._clips, self.windows = clips, windows
+        self._clips, self.windows, self.dataset = clips, windows, dataset
         self.layout, self.frame_skip = layout, frame_skip
 
     def __len__(self) -> int:
@@ -79,9 +92,16 @@ class CachedWindows:
         """The clips: nothing is left to do."""
         frames, c = self.layout.num_frames, self.layout.context_frames
         chosen = [self.windows[number] for number in numbers]
-        pairs = [self._clips.clip(w.episode, w.start, frames, self.frame_skip) for w in chosen]
-        tokens, actions = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        tokens = torch.stack(
+            [self._clips.clip(w.episode, w.start, frames, self.frame_skip) for w in chosen]
+        )
+        actions = torch.stack([self._actions(window) for window in chosen])
         return Clips(tokens[:, :c], tokens[:, c:], actions)
+
+    def _actions(self, window: Window) -> Tensor:
+        recorded = self._clips.actions(window.episode).numpy()
+        rows = meant_rows(self.dataset, window.episode, recorded)[window.start :: self.frame_skip]
+        return torch.from_numpy(rows[: self.layout.num_frames])
 
     def clips(self, read: Clips) -> Clips:
         """As they are."""
@@ -102,26 +122,38 @@ class Recorded(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordedWindows:
-    """Frames of windows; those in full are drawn from up to `gap` steps further back."""
+    """Frames of windows; those in full are drawn from up to `gap` steps further back.
+
+    All frames of a clip are varied alike, by `vary`.
+    """
 
     source: ClipSource
     context_frames: int
     gap: int
+    vary: AugmentOptions
 
     def __call__(self, numbers: Sequence[int], draw: int) -> Recorded:
         batch, c = self.source.batch(numbers), self.context_frames
         full = older_frames(self.source, numbers, c, self.gap, draw)
-        return Recorded(full, batch.frames[:, c - 1 :], batch.actions)
+        frames = augment(torch.cat([full, batch.frames[:, c - 1 :]], dim=1), self.vary, draw)
+        return Recorded(frames[:, :c], frames[:, c:], batch.actions)
 
 
 class EncodedWindows:
     """Of recorded clips, whose tokens are made when they are read."""
 
     def __init__(
-        self, source: ClipSource, codec: CompressiveCodec, device: torch.device, gap: int = 0
+        self,
+        source: ClipSource,
+        codec: FrameCodec | CompressiveCodec,
+        device: torch.device,
+        gap: int = 0,
+        vary: AugmentOptions | None = None,
     ) -> None:
         self.windows, self.codec, self.device = source.windows, codec, device
-        self.read = RecordedWindows(source, codec.layout.context_frames, gap)
+        self.read = RecordedWindows(
+            source, codec.layout.context_frames, gap, vary or AugmentOptions()
+        )
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -130,7 +162,10 @@ class EncodedWindows:
     def clips(self, read: Recorded) -> Clips:
         """The tokens of frames."""
         full, shown = (frames.to(self.device).float() / 255 for frames in (read.full, read.shown))
-        context, tokens = self.codec.encode_given(full, shown)
+        if isinstance(self.codec, FrameCodec):
+            context, tokens = self.codec.encode(torch.cat([full, shown[:, 1:]], dim=1))
+        else:
+            context, tokens = self.codec.encode_given(full, shown)
         return Clips(context.cpu(), tokens.cpu(), read.actions)
 
     def batch(self, numbers: Sequence[int], draw: int) -> Clips:

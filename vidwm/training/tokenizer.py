@@ -16,8 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidwm.config import TokenizerConfig
+from vidwm.data.augment import augment
+from vidwm.data.order import shares_of
+from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import ClipSource, evenly_spread
-from vidwm.data.selection import open_recordings, split_dataset
+from vidwm.data.selection import split_dataset
+from vidwm.data_config import AugmentOptions
 from vidwm.device import pick_device
 from vidwm.reward.perceptual import load_perceptual
 from vidwm.reward.pixels import mae, psnr
@@ -66,8 +70,9 @@ class TokenizerStage(Stage):
         self.modules: dict[str, nn.Module] = {"tokenizer": tokenizer}
         if config.adversarial_weight:
             self.modules["discriminator"] = Discriminator()
-        reader = FrameReader(train, self.later, config.seed)
-        self.loader = run_loader(reader, len(train.windows), config)
+        reader = FrameReader(train, self.later, config.seed, config)
+        shares = shares_of(train.dataset, train.windows)
+        self.loader = run_loader(reader, len(train.windows), config, shares=shares)
         self.weights = LossWeights(
             l1=config.l1_weight,
             mse=config.mse_weight,
@@ -173,14 +178,16 @@ class TokenizerStage(Stage):
 
 @dataclasses.dataclass(frozen=True)
 class FrameReader:
-    """What a step sees, for a `Loader` of a run with this seed."""
+    """What a step sees, for a `Loader` of a run with this seed; varied by `vary`."""
 
     source: ClipSource
     later: int
     seed: int
+    vary: AugmentOptions
 
     def __call__(self, numbers: Sequence[int], step: int) -> Tensor:
-        return some_frames(self.source, numbers, self.later, seed_of_step(self.seed, step))
+        draw = seed_of_step(self.seed, step)
+        return augment(some_frames(self.source, numbers, self.later, draw), self.vary, draw)
 
 
 def some_frames(source: ClipSource, numbers: Sequence[int], later: int, draw: int) -> Tensor:

@@ -3,14 +3,15 @@
 Each dimension is cut into equal bins between its `low` and `high`; actions beyond the range fall in
 the outermost bins. All dimensions share one set of bins, as in RLVR-World (arXiv 2505.13934), whose
 ranges are the minimum and maximum of the data set. One outlier then wastes most bins, hence the
-1 % and 99 % quantiles are the default for new data; `minmax` reproduces the released models.
+1 % and 99 % quantiles are the default for new data; `minmax` reproduces the released models. A
+gripper's command or a one-hot dimension is never cut: its rare values are no outliers.
 The ranges belong to the model: they are saved with it and never refitted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,9 +58,18 @@ class ActionBins:
 
     @classmethod
     def fit(
-        cls, actions: Tensor | np.ndarray, *, method: str = "quantile", bins: int = 256
+        cls,
+        actions: Tensor | np.ndarray,
+        *,
+        method: str = "quantile",
+        bins: int = 256,
+        uncut: Sequence[int] = (),
     ) -> ActionBins:
-        """Ranges of actions (M, A): `quantile` (1 % to 99 %) or `minmax`."""
+        """Ranges of actions (M, A): `quantile` (1 % to 99 %) or `minmax`.
+
+        Dimensions in `uncut`, and those whose quantiles are one value though others occur, have
+        their minimum and maximum either way.
+        """
         rows = _as_float(actions)
         if rows.ndim != 2 or not len(rows):
             raise UserError(
@@ -68,6 +78,9 @@ class ActionBins:
         _check_finite(rows, "Actions")
         if method == "quantile":
             low, high = np.quantile(rows.numpy(), QUANTILES, axis=0).astype(np.float32)
+            whole = np.isin(np.arange(len(low)), uncut) | (low == high)
+            low = np.where(whole, rows.numpy().min(axis=0), low)
+            high = np.where(whole, rows.numpy().max(axis=0), high)
         elif method == "minmax":
             low, high = rows.numpy().min(axis=0), rows.numpy().max(axis=0)
         else:

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vidwm.data.action_semantics import ActionSemantics
 from vidwm.errors import UserError
 from vidwm.files import read_json, write_json
 from vidwm.tokenizer.open_tokenizer import Tokenizer, open_tokenizer
@@ -28,6 +29,7 @@ from vidwm.world_model.layout import Layout
 from vidwm.world_model.transformer import Transformer
 
 FORMAT_VERSION = 1
+LATER_FIELDS = ("semantics", "camera")  # models saved before there were any lack them
 CARD = """---
 library_name: vidwm
 tags: [robotics, world-model, video-prediction]
@@ -47,7 +49,9 @@ robot's actions ({actions}).
 class Setting:
     """What a model was trained on; fps counts recorded frames per second, before `frame_skip`.
 
-    heldout and split_seed say which episodes it never saw (`data.sampler.split_episodes`).
+    heldout and split_seed say which episodes it never saw (`data.sampler.split_episodes`),
+    semantics what its actions are, and camera which one or which several it sees (None: the
+    reader's choice).
     """
 
     context_frames: int
@@ -58,6 +62,8 @@ class Setting:
     heldout: float
     split_seed: int
     shared_action_ids: bool = False
+    semantics: ActionSemantics = dataclasses.field(default_factory=ActionSemantics)
+    camera: str | None = None
 
     @property
     def model_fps(self) -> float:
@@ -189,10 +195,13 @@ class WorldModel(nn.Module):
                 f"{path} is of version {version}; this vidwm opens version {FORMAT_VERSION}."
             )
         names = [field.name for field in dataclasses.fields(Setting)]
-        if missing := [n for n in [*names, "action_ranges"] if n not in values]:
+        required = [name for name in names if name not in LATER_FIELDS]
+        if missing := [n for n in [*required, "action_ranges"] if n not in values]:
             raise UserError(f"{path} lacks {', '.join(missing)}; restore the file.")
-        setting = {name: values[name] for name in names}
+        setting = {name: values[name] for name in names if name in values}
         setting["action_names"] = tuple(setting["action_names"])
+        if "semantics" in setting:
+            setting["semantics"] = ActionSemantics.from_json(setting["semantics"])
         model = cls(
             open_tokenizer(directory / "tokenizer"),
             Transformer.from_pretrained(directory / "transformer"),

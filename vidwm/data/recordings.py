@@ -1,0 +1,50 @@
+"""open_recordings: what the options name, be it a dataset, several cameras of it, or a mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vidwm.data.cache_folder import INDEX
+from vidwm.data.cameras import open_cameras
+from vidwm.data.clip import EpisodeDataset
+from vidwm.data.mixture import mixture_lines, open_mixture
+from vidwm.data.mixture_file import episodes_of_part, is_mixture
+from vidwm.data.selection import open_selected, read_episode_list
+from vidwm.data_config import DataOptions, PartOptions
+from vidwm.errors import UserError
+
+
+def open_recordings(options: DataOptions) -> EpisodeDataset:
+    """The episodes that the options leave; says which are skipped, and what a mixture is made of.
+
+    UserError when a listed episode does not exist, one is damaged and may not be skipped, none is
+    left, or parts of a mixture do not fit together.
+    """
+    listed = read_episode_list(options.episodes) if options.episodes else None
+    if not is_mixture(options.data):
+        return _open_views(options, listed)
+    opened: list[str] = []
+
+    def open_part(name: str, part: PartOptions) -> EpisodeDataset:
+        own = None if listed is None else episodes_of_part(name, listed, options.data)
+        opened.extend(f"{name}/{episode}" for episode in own or ())
+        settings = replace(options, data=part.data, camera=part.camera, split=part.split)
+        return _open_views(settings, own)
+
+    mixture = open_mixture(options, open_part)
+    if strangers := sorted(set(listed or ()) - set(opened)):
+        raise UserError(
+            f"{options.episodes} lists {len(strangers)} episodes of no part of the mixture "
+            f"{options.data}, such as {strangers[0]!r}; ids begin with a part's name and a slash."
+        )
+    print("\n".join(mixture_lines(mixture)))
+    return mixture
+
+
+def _open_views(options: DataOptions, listed: Sequence[str] | None) -> EpisodeDataset:
+    if (options.data / INDEX).is_file():  # a cache of tiles is of the one camera that it names
+        return open_selected(options, listed)
+    return open_cameras(
+        options.camera, lambda camera: open_selected(replace(options, camera=camera), listed)
+    )
