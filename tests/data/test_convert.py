@@ -202,9 +202,8 @@ def test_a_full_disk_is_one_sentence(
 
 
 def test_mixed_sizes_and_broken_rates_cannot_be_lerobot(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(source, tmp_path / "mixed")
     image = np.zeros((5, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "mixed/99.npz", image=image, action=np.zeros((5, 2), np.float32))
@@ -214,8 +213,10 @@ def test_mixed_sizes_and_broken_rates_cannot_be_lerobot(
     )
     assert [path.name for path in tmp_path.iterdir()] == ["mixed"]
     assert convert(tmp_path / "mixed", tmp_path / "new", "--format", "npz") == 0
-    monkeypatch.setattr("vidwm.data.npz.FPS", 7.5)
-    assert convert(source, tmp_path / "other") == 2
+    facts = tmp_path / "new/convert.json"
+    facts.write_text(facts.read_text().replace('"fps": 10.0', '"fps": 7.5'))
+    (tmp_path / "new/99.npz").unlink()  # the one of another size
+    assert convert(tmp_path / "new", tmp_path / "other") == 2
     assert "has 7.5 frames per second; LeRobot needs a whole number" in capsys.readouterr().err
 
 
