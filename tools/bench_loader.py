@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from loader_cases import grow_cache, grown_mb, made_up
+from loader_cases import grow_cache, grown_mb, made_up, memory_now
 from timing import timed
 from torch import Tensor
 
@@ -132,6 +132,7 @@ def epoch(options: argparse.Namespace) -> None:
 
 def start_epoch(folder: Path) -> None:
     """What pretraining does with the metadata of a cache before its first step."""
+    before = memory_now()
     began, cpu = time.perf_counter(), time.process_time()
     contents = read_contents(folder)
     CachedTokens(folder, contents)
@@ -140,7 +141,8 @@ def start_epoch(folder: Path) -> None:
     Order(num_windows=len(windows), batch_size=32, seed=0).numbers(0)
     print(
         f"{len(windows):,} windows, first batch drawn after {time.perf_counter() - began:.2f} s "
-        f"({time.process_time() - cpu:.2f} s of CPU time), at most {grown_mb('peak'):.0f} MB"
+        f"({time.process_time() - cpu:.2f} s of CPU time), "
+        f"at most {grown_mb('peak', before):.0f} MB"
     )
 
 
@@ -154,6 +156,7 @@ def memory(options: argparse.Namespace) -> None:
 
 def stream(folder: Path) -> None:
     """Read 20,000 random clips of a cache."""
+    before = memory_now()
     contents = read_contents(folder)
     tokens = CachedTokens(folder, contents)
     windows = windows_of(contents.lengths, range(len(contents.lengths)), 6, 1)
@@ -164,7 +167,7 @@ def stream(folder: Path) -> None:
     size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
     print(
         f"{len(contents.lengths):5,} episodes, {sum(contents.lengths):9,} frames, {size:6.1f} MB "
-        f"on disk: {grown_mb('now'):5.1f} MB after 20,000 clips"
+        f"on disk: {grown_mb('now', before):5.1f} MB after 20,000 clips"
     )
 
 

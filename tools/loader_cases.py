@@ -80,16 +80,14 @@ def grow_cache(folder: Path, episodes: int) -> None:
     )
 
 
-def grown_mb(when: str) -> float:
-    """Memory beyond that of the imports: "now" without mapped files, or at its "peak" with them."""
+def grown_mb(when: str, start: dict[str, int]) -> float:
+    """Memory beyond the `start`: "now" without mapped files, or at its "peak" with them."""
     here, before = {"now": ("RssAnon:",) * 2, "peak": ("VmHWM:", "VmRSS:")}[when]
-    return (_status()[here] - START[before]) / 1024
+    return (memory_now()[here] - start[before]) / 1024
 
 
-def _status() -> dict[str, int]:
+def memory_now() -> dict[str, int]:
+    """What Linux says of this process's memory, in KB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     words = [line.split() for line in lines if line.endswith(" kB")]
     return {word[0]: int(word[1]) for word in words}
-
-
-START = _status()

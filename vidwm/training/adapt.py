@@ -88,7 +88,7 @@ class _Chain:
                 shutil.rmtree(run.path, ignore_errors=True)
             limit = self.config.time_limit_minutes
             if limit:
-                limit = max(limit - (time.monotonic() - self.began) / 60, 1e-3)
+                limit = max(limit - (time.monotonic() - self.began) / 60, 1e-9)  # 0 is none
             stage(
                 dataclasses.replace(
                     config,
