@@ -20,7 +20,7 @@ from vidwm.finetune_config import FinetuneConfig
 from vidwm.rollout.sampling import Sampling, random_states
 from vidwm.rollout.window import Window
 from vidwm.world_model.layout import Layout
-from vidwm.world_model.llama_files import TransformerConfig
+from vidwm.world_model.presets import rt1_transformer
 from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import WorldModel
 
@@ -52,19 +52,7 @@ def rt1(name: str, vocab: int, prompt: int, frames: int, tokens: int, group: int
         shared_action_ids=True,
     )
     torch.manual_seed(0)
-    transformer = Transformer(
-        TransformerConfig(
-            vocab_size=vocab,
-            hidden_size=768,
-            intermediate_size=3072,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            num_key_value_heads=12,
-            max_position_embeddings=8192,
-            bos_token_id=vocab - 2,
-            eos_token_id=vocab - 1,
-        )
-    ).requires_grad_(False)
+    transformer = Transformer(rt1_transformer(vocab)).requires_grad_(False)
     window = _window(
         layout, torch.randint(0, 4375, (1, 2, tokens)), torch.zeros(1, frames - 1, 13), group
     )

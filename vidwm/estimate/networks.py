@@ -19,8 +19,7 @@ from vidwm.tokenizer.vqgan_frame import VQGANConfig, VQGANTokenizer
 from vidwm.training.new_tokenizer import starting_tokenizer
 from vidwm.training.new_transformer import transformer_config
 from vidwm.world_model.actions import ActionBins
-from vidwm.world_model.llama_files import TransformerConfig
-from vidwm.world_model.presets import RT1, RT1_FPS, rt1_bins
+from vidwm.world_model.presets import RT1, RT1_FPS, rt1_bins, rt1_setting, rt1_transformer
 from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import Setting, WorldModel, codec_for
 
@@ -88,33 +87,11 @@ def model_at(folder: Path) -> WorldModel:
             f"No world model at {folder} to estimate with: make or import it first, or give "
             f"--model {' or '.join(RELEASED)} for the sizes of the released ones."
         )
-    multi = str(folder) == "rt1-multi"
-    setting = Setting(
-        context_frames=1 if multi else 4,
-        horizon=7 if multi else 1,
-        frame_skip=1,
-        fps=RT1_FPS,
-        action_names=tuple(RT1),
-        heldout=0.0,
-        split_seed=0,
-        shared_action_ids=True,
-    )
+    setting = rt1_setting(multi_step=str(folder) == "rt1-multi")
     tokenizer = tokenizer_at(folder)
     layout = codec_for(tokenizer, rt1_bins(), setting).layout
     with META:
-        transformer = Transformer(
-            TransformerConfig(
-                vocab_size=layout.vocab_size,
-                hidden_size=768,
-                intermediate_size=3072,
-                num_hidden_layers=12,
-                num_attention_heads=12,
-                num_key_value_heads=12,
-                max_position_embeddings=8192,
-                bos_token_id=layout.bos,
-                eos_token_id=layout.eos,
-            )
-        )
+        transformer = Transformer(rt1_transformer(layout.vocab_size))
     return WorldModel(tokenizer, transformer, rt1_bins(), setting)
 
 

@@ -14,9 +14,9 @@ from vidwm.hub_config import ImportConfig
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.open_tokenizer import open_released
 from vidwm.world_model.llama_files import read_config
-from vidwm.world_model.presets import RT1, RT1_FPS, RT1_MULTI_STEP_IDS, rt1_bins
+from vidwm.world_model.presets import RT1_MULTI_STEP_IDS, rt1_bins, rt1_setting
 from vidwm.world_model.transformer import Transformer
-from vidwm.world_model.world_model import Setting, WorldModel
+from vidwm.world_model.world_model import WorldModel
 
 ORIGIN = (
     "Imported from transformer `{transformer}` and tokenizer `{tokenizer}` (RLVR-World, arXiv "
@@ -33,16 +33,7 @@ def import_released(config: ImportConfig) -> Path:
     named = config.tokenizer or f"thuml/rt1-{kind}-tokenizer"
     tokenizer = open_released(located(named), config.height, config.width)
     compressive = isinstance(tokenizer, CompressiveTokenizer)
-    setting = Setting(
-        context_frames=1 if compressive else 4,
-        horizon=7 if compressive else 1,
-        frame_skip=1,
-        fps=RT1_FPS,
-        action_names=tuple(RT1),
-        heldout=0.0,
-        split_seed=0,
-        shared_action_ids=True,
-    )
+    setting = rt1_setting(multi_step=compressive)
     model = WorldModel(tokenizer, Transformer.from_pretrained(transformer), rt1_bins(), setting)
     origin = ORIGIN.format(transformer=config.transformer, tokenizer=named)
     model.save_pretrained(config.output_dir, card=model.card(origin))

@@ -1,10 +1,12 @@
-"""Action ranges of known robots, for models that were trained with them."""
+"""What is known of released models: action ranges of their robot, sizes and settings."""
 
 from __future__ import annotations
 
 import torch
 
 from vidwm.world_model.actions import ActionBins
+from vidwm.world_model.llama_files import TransformerConfig
+from vidwm.world_model.world_model import Setting
 
 # RT-1's 13 dimensions in the order of its data set's keys, minimum and maximum over all of it, as
 # RLVR-World's models have them. The outlier of the second-but-last dimension is theirs as well.
@@ -31,3 +33,32 @@ def rt1_bins() -> ActionBins:
     """256 bins of RT-1's actions."""
     low, high = zip(*RT1.values(), strict=True)
     return ActionBins(low=torch.tensor(low), high=torch.tensor(high))
+
+
+def rt1_setting(*, multi_step: bool) -> Setting:
+    """Of RLVR-World's models of RT-1."""
+    return Setting(
+        context_frames=1 if multi_step else 4,
+        horizon=7 if multi_step else 1,
+        frame_skip=1,
+        fps=RT1_FPS,
+        action_names=tuple(RT1),
+        heldout=0.0,
+        split_seed=0,
+        shared_action_ids=True,
+    )
+
+
+def rt1_transformer(vocab_size: int) -> TransformerConfig:
+    """Sizes of RLVR-World's transformers of RT-1, which differ in their ids alone."""
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        max_position_embeddings=8192,
+        bos_token_id=vocab_size - 2,
+        eos_token_id=vocab_size - 1,
+    )
