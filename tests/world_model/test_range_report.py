@@ -13,10 +13,11 @@ from vidwm.world_model.range_report import range_lines, range_report, write_rang
 
 
 def rows() -> np.ndarray:
-    """x from 0 to 99.9 with one outlier; a gripper that closes in 4 of 1000 rows."""
+    """x from 0 to 99.9 with one outlier; a gripper that is open, halfway or, 4 times, closed."""
     x = np.arange(1000) / 10
     x[500] = -1e4
-    grip = np.where(np.arange(1000) < 4, 1.0, -1.0)
+    grip = np.arange(1000) % 2 - 1.0
+    grip[:4] = 1
     return np.stack([x, grip], axis=1).astype(np.float32)
 
 
