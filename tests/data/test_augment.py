@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as F
 
 from vidwm.data.augment import Change, augment, changed, draw_change
 from vidwm.data_config import AugmentOptions
@@ -58,6 +61,33 @@ def test_colours_change_by_their_factors() -> None:
     assert (grey[:, 0] == grey[:, 1]).all() and (grey[:, 1] == grey[:, 2]).all()
     green = changed(red, Change(hue=1 / 3))[0, :, 0, 0]
     assert green.tolist() == pytest.approx([40, 200, 40], abs=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "theirs"),
+    [
+        ("brightness", 1.3, F.adjust_brightness),
+        ("brightness", 0.6, F.adjust_brightness),
+        ("contrast", 0.7, F.adjust_contrast),
+        ("saturation", 1.4, F.adjust_saturation),
+        ("hue", 0.23, F.adjust_hue),
+        ("hue", -0.4, F.adjust_hue),
+    ],
+)
+def test_one_colour_at_a_time_equals_torchvision(
+    name: str, factor: float, theirs: Callable[[torch.Tensor, float], torch.Tensor]
+) -> None:
+    frames = clips(1, 1)[0]  # of one frame: torchvision's contrast is about each frame's mean
+    frames[:, :, 0] = 90  # grey has no hue
+    own = changed(frames, Change(**{name: factor})).int()
+    assert (own - theirs(frames, factor).int()).abs().max() <= 1  # it rounds down
+
+
+def test_a_crop_equals_torchvision() -> None:
+    frames = clips(1, 2)[0]
+    own = changed(frames, Change(side=0.75, top=0.5, left=1)).int()
+    theirs = F.resized_crop(frames, 2, 5, 12, 15, [16, 20], antialias=True).int()
+    assert (own - theirs).abs().max() <= 1
 
 
 def test_contrast_does_not_flicker() -> None:

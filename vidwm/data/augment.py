@@ -2,6 +2,8 @@
 
 So nothing moves or flickers that did not before, and what the robot did still explains what is
 seen. Draws depend on the seed alone: the same seed gives the same frames, in every run.
+(torchvision's functions do the same to one colour at a time; importing it costs every run and every
+worker process 170 MB, so it is left to the test.)
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
+from vidwm.data.sampler import resize
 from vidwm.data_config import AugmentOptions
 
 
@@ -50,21 +52,39 @@ def draw_change(options: AugmentOptions, generator: np.random.Generator) -> Chan
 
 def changed(frames: Tensor, change: Change) -> Tensor:
     """Frames (T, 3, H, W) uint8 -> the same shape and type; cropped parts are scaled up again."""
+    if change == Change():
+        return frames
     H, W = frames.shape[-2:]
     h, w = max(round(change.side * H), 1), max(round(change.side * W), 1)
-    if (h, w) != (H, W):
-        top, left = round(change.top * (H - h)), round(change.left * (W - w))
-        frames = F.resized_crop(frames, top, left, h, w, [H, W], antialias=True)
-    if change.brightness != 1:
-        frames = F.adjust_brightness(frames, change.brightness)
-    if change.contrast != 1:  # about the mean of the clip: that of each frame would flicker
-        mean = F.rgb_to_grayscale(frames).float().mean()
-        frames = (mean + change.contrast * (frames.float() - mean)).round().clamp(0, 255).byte()
-    if change.saturation != 1:
-        frames = F.adjust_saturation(frames, change.saturation)
+    top, left = round(change.top * (H - h)), round(change.left * (W - w))
+    colours = resize(frames[..., top : top + h, left : left + w], (H, W)).float()
+    colours = (change.brightness * colours).clamp(0, 255)
+    mean = _grey(colours).mean()  # of the clip: that of each frame would flicker
+    colours = (mean + change.contrast * (colours - mean)).clamp(0, 255)
+    grey = _grey(colours)
+    colours = (grey + change.saturation * (colours - grey)).clamp(0, 255)
     if change.hue:
-        frames = F.adjust_hue(frames, change.hue)
-    return frames
+        colours = _turned(colours, change.hue)
+    return colours.round().byte()
+
+
+def _grey(colours: Tensor) -> Tensor:
+    """Luma (T, 1, H, W) of ITU-R BT.601."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=colours.device).view(3, 1, 1)
+    return (colours * weights).sum(dim=1, keepdim=True)
+
+
+def _turned(colours: Tensor, hue: float) -> Tensor:
+    """Colours (T, 3, H, W) with their hue moved by so many turns; value and saturation stay."""
+    red, green, blue = colours.unbind(dim=1)
+    value, largest = colours.max(dim=1)
+    chroma = value - colours.amin(dim=1)
+    scale = 1 / chroma.clamp(min=1e-6)
+    sixths = torch.where(largest == 1, (blue - red) * scale + 2, (green - blue) * scale)
+    sixths = torch.where(largest == 2, (red - green) * scale + 4, sixths) + 6 * hue
+    channels = torch.tensor([5.0, 3.0, 1.0], device=colours.device).view(3, 1, 1)
+    away = (channels + sixths[:, None]) % 6
+    return value[:, None] - chroma[:, None] * torch.minimum(away, 4 - away).clamp(0, 1)
 
 
 def augment(frames: Tensor, options: AugmentOptions, seed: int) -> Tensor:
