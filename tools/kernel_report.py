@@ -244,7 +244,7 @@ def report(
             faults.append(f"{case.name} moves {ratio:.2f} times the bytes that it must")
         floors = []
         for gpu in GPUS:
-            seconds = gpu.floor(case.flops, minimum, half=dtype != "fp32")
+            seconds = gpu.floor(case.flops, minimum, "single" if dtype == "fp32" else "half")
             floors.append(f"{1e6 * seconds:.1f} us")
         ratios = [
             f"{value / minimum:.2f}x" if value else "-"

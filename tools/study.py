@@ -7,12 +7,13 @@
 Every variant is a run of `vidwm finetune` with the config's settings but those named in `VARIANTS`,
 then a run of `vidwm evaluate` with the base model beside it, all with one seed. Writes to
 runs/study_<name>/ a folder of each, and study.md (rows with 95 % intervals over episodes, config,
-seed and commit), study.json and study.png. A variant that is already measured is not run again.
+seed and commit), study.json and study.png. A variant that is measured is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,20 @@ def measured(
     config: Path, changes: dict[str, str], steps: int, folder: Path, windows: int
 ) -> dict[str, Any]:
     """The evaluation report of one variant, made unless it is there."""
-    report = folder / "evaluate" / "report.json"
+    report, asked = folder / "evaluate" / "report.json", folder / "asked.json"
+    told = {"config": read_mapping(config), "changes": changes, "steps": steps, "windows": windows}
+    if asked.is_file() and json.loads(asked.read_text(encoding="utf-8")) != told:
+        raise SystemExit(f"study: {folder} was asked other things; remove it or give --output.")
     if not report.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        asked.write_text(json.dumps(told), encoding="utf-8")
         flags = {"steps": str(steps), "output_dir": str(folder / "finetune"), **changes}
         quiet = {"eval_every": "0", "sample_every": "0", "keep_last": "1"}
         settings = load_config(FinetuneConfig, config, quiet | flags)
+        settings = dataclasses.replace(settings, resume=(folder / "finetune").exists())
         model = finetune(settings)
+        if int(model.resolve().parent.name) < steps:
+            raise SystemExit("study: stopped; the same command goes on.")
         evaluate(
             EvaluateConfig(
                 data=settings.data,

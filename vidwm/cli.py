@@ -247,10 +247,17 @@ _DESCRIPTION = (
 
 def _with_stage(argv: list[str]) -> list[str]:
     """`vidwm estimate --config FILE` is about the stage whose settings the file holds."""
-    if argv[:2] != ["estimate", "--config"] or len(argv) < 3:
+    if argv[:1] != ["estimate"] or not argv[1:] or not argv[1].startswith("-"):
         return argv
-    keys = read_mapping(Path(argv[2]))
-    stage = "pretrain" if "tokenizer" in keys else "finetune" if "model" in keys else "tokenizer"
+    words = [part for word in argv for part in word.split("=", 1)]
+    if "--config" not in words[:-1]:
+        return argv
+    keys = read_mapping(Path(words[words.index("--config") + 1])).keys()
+    stage = "tokenizer"
+    if keys & {"model", "from"}:
+        stage = "finetune"
+    elif keys & {"tokenizer", "horizon"}:
+        stage = "pretrain"
     return ["estimate", stage, *argv[1:]]
 
 

@@ -160,6 +160,10 @@ class TokenizerConfig(NewModelOptions, AugmentOptions, TrainOptions):
             for name, size in (("height", self.height), ("width", self.width))
             if size % self.downsample
         ]
+        if self.trained != "all" and not self.init_from:
+            problems.append(f"trained = {self.trained} needs init_from, whose other parts stay.")
+        if self.micro_batch and self.quantizer == "vq":
+            problems.append("micro_batch has quantizer = fsq only: vq learns codes by the batch.")
         if self.kind != "frame" and self.quantizer != "fsq":
             problems.append(f"kind = {self.kind} has quantizer = fsq only.")
         if self.kind == "vqgan" and self.patch != 1:

@@ -7,9 +7,10 @@ import pytest
 from vidwm.cli import main
 from vidwm.config import TokenizerConfig
 from vidwm.config_loader import load_config
+from vidwm.estimate.counting import Work
 from vidwm.estimate.gpus import Gpu
 from vidwm.estimate.networks import model_at, tokenizer_to_train
-from vidwm.estimate.phases import finetune_step, size
+from vidwm.estimate.phases import Phase, finetune_step, size, tokenizer_step
 from vidwm.finetune_config import FinetuneConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,26 +44,44 @@ def test_a_step_of_grpo_adds_up() -> None:
     step_of = finetune_step(config, model_at(TINY))
     whole, half = step_of(8), step_of(4)
     for name in ("encode", "prefill", "pixels", "perceptual", "train"):
-        assert whole.phases[name].flops == pytest.approx(2 * half.phases[name].flops)
+        assert whole.phases[name].work.flops == pytest.approx(2 * half.phases[name].work.flops)
     # Futures forwards and backwards cost three times what they cost forwards (attention 3.5).
-    ratio = whole.phases["train"].flops / whole.phases["reference"].flops
+    ratio = whole.phases["train"].work.flops / whole.phases["reference"].work.flops
     assert 2.9 < ratio < 3.5
     # All weights but the embedding are read at every position, in two bytes.
-    assert whole.phases["decode steps"].bytes > 4 * 64 * 2 * 0.9 * size(model_at(TINY).transformer)
+    assert whole.phases["decode steps"].work.bytes > 4 * 64 * 2 * 0.9 * size(
+        model_at(TINY).transformer
+    )
     twice = pytest.approx(2 * half.passing["activations"], rel=0.02)
     assert whole.passing["activations"] == twice
 
 
+def test_what_is_frozen_has_no_gradients_and_no_weight_counts_twice() -> None:
+    config = TokenizerConfig(
+        data=ROOT / "assets/sample",
+        output_dir=Path("o"),
+        init_from=TINY / "tokenizer",
+        trained="decoder",
+        perceptual_weight=0.0,
+    )
+    tokenizer = tokenizer_to_train(config)
+    memory = tokenizer_step(config, tokenizer)(1).memory
+    decoder = size(tokenizer.decoder)
+    assert memory["weights"] == 4 * size(tokenizer) and memory["loss networks"] == 0
+    assert 4 * decoder <= memory["gradients"] < memory["weights"]
+
+
 def test_the_slower_of_arithmetic_and_memory_is_the_floor() -> None:
-    gpu = Gpu(name="toy", bandwidth=10, half=100, single=10)
+    gpu = Gpu(name="toy", bandwidth=10, half=100, tf32=50, single=10)
     assert gpu.floor(1000, 10) == 10 and gpu.floor(10, 1000) == 100
-    assert gpu.floor(1000, 10, half=False) == 100
+    assert gpu.floor(1000, 10, "single") == 100
+    assert Phase(Work(1000, 10), half=False).floor(gpu) == 20
 
 
 def test_the_stage_follows_from_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     config = ROOT / "configs/finetune_demo.yaml"
     model = ("--model", str(TINY))
-    assert main(["estimate", "--config", str(config), *model, "--batch_size", "2"]) == 0
+    assert main(["estimate", *model, f"--config={config}", "--batch_size", "2"]) == 0
     shown = capsys.readouterr().out
     assert "decode steps" in shown and "H100" in shown
 

@@ -89,8 +89,8 @@ def transformer_lines(model: WorldModel) -> list[list[str]]:
 def phase_rows(step: Step) -> list[list[str]]:
     """Work and floors of a whole step on one GPU, by phase."""
     rows = [["one step", "TFLOP", "GB moved", *(f"{gpu.name} floor" for gpu in GPUS)]]
-    for name, work in step.phases.items():
-        floors = (f"{gpu.floor(work.flops, work.bytes):.3f} s" for gpu in GPUS)
+    for name, phase in step.phases.items():
+        work, floors = phase.work, (f"{phase.floor(gpu):.3f} s" for gpu in GPUS)
         rows.append([name, f"{work.flops / 1e12:.2f}", f"{work.bytes / 1e9:.2f}", *floors])
     return rows
 
@@ -112,7 +112,7 @@ def run_rows(config: TrainOptions, step_of: StepOf) -> list[list[str]]:
         peak = sum(step.memory.values()) + max(step.passing.values())
         cells = []
         for gpu in GPUS:
-            seconds = sum(gpu.floor(work.flops, work.bytes) for work in step.phases.values())
+            seconds = sum(phase.floor(gpu) for phase in step.phases.values())
             cells += [f"{seconds:.2f} s", f"{seconds * config.steps / 3600:.1f} h"]
         rows.append([str(count), str(clips), f"{peak / 1e9:.1f}", *cells])
     return rows

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from vidwm.config import PretrainConfig, TokenizerConfig
 from vidwm.estimate.counting import Cost, Work, cost
+from vidwm.estimate.gpus import Gpu
 from vidwm.estimate.networks import perceptual_net
 from vidwm.finetune_config import FinetuneConfig
 from vidwm.reward.mix import network_of, parse_reward
 from vidwm.reward.perceptual import TRUNKS
 from vidwm.rollout.kv_cache import cache_bytes
 from vidwm.tokenizer.compressive import CompressiveTokenizer
+from vidwm.tokenizer.frozen import freeze_but
 from vidwm.tokenizer.losses import LossWeights, reconstruction_losses
 from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.training.reconstruction import reconstructed
@@ -31,14 +33,28 @@ FP32, HALF = 4, 2
 ADAMW_BYTES = 7 * FP32  # a step reads weight, gradient and moments, and writes all but the gradient
 
 
+@dataclass(frozen=True)
+class Phase:
+    """Part of a step, and how it computes: in half precision, or in fp32, of which convolutions on
+    a GPU make TF32.
+    """
+
+    work: Work
+    half: bool
+
+    def floor(self, gpu: Gpu) -> float:
+        """Seconds that it takes at least."""
+        return gpu.floor(self.work.flops, self.work.bytes, "half" if self.half else "tf32")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One step on `clips` of the batch: work by phase, and bytes of memory by what holds them.
+    """One step on `clips` of the batch: its phases, and bytes of memory by what holds them.
 
     Of `memory` everything is held all the time, of `passing` one after the other.
     """
 
-    phases: dict[str, Work]
+    phases: dict[str, Phase]
     memory: dict[str, float]
     passing: dict[str, float]
 
@@ -67,12 +83,15 @@ def tokenizer_step(config: TokenizerConfig, tokenizer: Tokenizer) -> StepOf:
         ]
         return torch.stack(losses).sum()
 
-    train, weight = cost(networks, loss, backward=True), size(tokenizer)
+    freeze_but(tokenizer, config.trained)
+    half = config.precision != "fp32"
+    train, weight = cost(networks, loss, backward=True, half=half), size(tokenizer)
 
     def step(clips: int) -> Step:
         return Step(
-            phases={"train": train.of(clips), "AdamW": adamw(weight)},
-            memory=trained(weight, config.ema_decay) | {"loss networks": FP32 * size(networks)},
+            phases={"train": Phase(train.of(clips), half), "AdamW": adamw(tokenizer)},
+            memory=trained(tokenizer, config.ema_decay)
+            | {"loss networks": FP32 * (size(networks) - weight)},
             passing={"activations": train.of(min(clips, config.micro_batch or clips)).kept},
         )
 
@@ -80,7 +99,10 @@ def tokenizer_step(config: TokenizerConfig, tokenizer: Tokenizer) -> StepOf:
 
 
 def pretrain_step(config: PretrainConfig, model: WorldModel) -> StepOf:
-    """`vidwm pretrain`; a frame tokenizer runs once for all steps, so it is left out."""
+    """`vidwm pretrain`; a frame tokenizer runs once for all steps, unless clips are varied.
+
+    Imagined contexts and what LoRA spares are left out.
+    """
     layout = model.layout
 
     def loss(transformer: Transformer, rows: int) -> Tensor:
@@ -91,16 +113,18 @@ def pretrain_step(config: PretrainConfig, model: WorldModel) -> StepOf:
             logits.flatten(0, 1), torch.zeros(*logits.shape[:2], dtype=torch.int64).flatten()
         )
 
-    train, weight = cost(model.transformer, loss, backward=True), size(model.transformer)
-    compressive = isinstance(model.tokenizer, CompressiveTokenizer)
-    encode = encoding(model, layout.num_frames) if compressive else None
+    half = config.precision != "fp32"
+    train = cost(model.transformer, loss, backward=True, half=half)
+    encodes = isinstance(model.tokenizer, CompressiveTokenizer) or config.augments
+    encode = encoding(model, layout.num_frames) if encodes else None
 
     def step(clips: int) -> Step:
-        phases = {"encode": encode.of(clips)} if encode else {}
+        phases = {"encode": Phase(encode.of(clips), half=False)} if encode else {}
         return Step(
-            phases=phases | {"train": train.of(clips), "AdamW": adamw(weight)},
-            memory=trained(weight, config.ema_decay)
-            | {"tokenizer": FP32 * size(model.tokenizer) if compressive else 0.0},
+            phases=phases
+            | {"train": Phase(train.of(clips), half), "AdamW": adamw(model.transformer)},
+            memory=trained(model.transformer, config.ema_decay)
+            | {"tokenizer": FP32 * size(model.tokenizer) if encodes else 0.0},
             passing={"activations": train.of(min(clips, config.micro_batch or clips)).kept},
         )
 
@@ -108,7 +132,7 @@ def pretrain_step(config: PretrainConfig, model: WorldModel) -> StepOf:
 
 
 def finetune_step(config: FinetuneConfig, model: WorldModel) -> StepOf:
-    """`vidwm finetune`, with rollouts decoded token by token and scored without duplicates."""
+    """`vidwm finetune`, with rollouts decoded token by token; what LoRA spares is left out."""
     layout, transformer, G = model.layout, model.transformer, config.group_size
     N, h = layout.tokens_per_frame, config.horizon or layout.horizon
     P, F = layout.prompt_length, h * N + (h - 1) * layout.action_dims
@@ -123,13 +147,17 @@ def finetune_step(config: FinetuneConfig, model: WorldModel) -> StepOf:
         logits = t.head(later[:, :, : h * N], slice(0, layout.codebook_size)).float()
         return logits.log_softmax(-1)[..., 0].sum() + states.float().sum() * 0
 
-    forward = cost(transformer, futures)
-    train = cost(transformer, futures, backward=True)
-    decode = cost(model, lambda m, rows: m.decode(*blank(m, rows, G * h)))
+    half = config.precision != "fp32"
+    forward = cost(transformer, futures, half=half)
+    train = cost(transformer, futures, backward=True, half=half)
+    decode = cost(model, lambda m, rows: m.decode(*blank(m, rows, G * h)), half=False)
     names = {network_of(name) for name in parse_reward(config.reward)} & TRUNKS.keys()
     nets = [perceptual_net(name) for name in sorted(names)]
     H, W = model.size
-    judge = [cost(net, lambda n, rows: n.features(torch.empty(rows, 3, H, W))[0]) for net in nets]
+    judge = [
+        cost(net, lambda n, rows: n.features(torch.empty(rows, 3, H, W))[0], half=False)
+        for net in nets
+    ]
     weight, other = size(transformer), size(model.tokenizer)
     updates = config.num_iterations * config.mini_batches
     c = transformer.config
@@ -148,20 +176,21 @@ def finetune_step(config: FinetuneConfig, model: WorldModel) -> StepOf:
             )
         )
         flops = forward.of(clips).flops - prefill.of(clips).flops
+        seen = sum((net.of(clips * h * (G + 1)) for net in judge), Work())
         phases = {
-            "encode": encode.of(clips),
-            "prefill": prefill.of(clips),
-            "decode steps": Work(flops, read),
-            "pixels": decode.of(clips),
-            "perceptual": sum((net.of(clips * h * (G + 1)) for net in judge), Work()),
+            "encode": Phase(encode.of(clips), half=False),
+            "prefill": Phase(prefill.of(clips), half),
+            "decode steps": Phase(Work(flops, read), half),
+            "pixels": Phase(decode.of(clips), half=False),
+            "perceptual": Phase(seen, half=False),
         }
         if config.beta:
-            phases["reference"] = forward.of(clips)
+            phases["reference"] = Phase(forward.of(clips), half)
         if updates > 1:
-            phases["old log-probabilities"] = forward.of(clips)
-        phases["train"] = train.of(clips) * config.num_iterations
-        phases["AdamW"] = adamw(weight) * updates
-        memory = trained(weight, config.ema_decay) | {
+            phases["old log-probabilities"] = Phase(forward.of(clips), half)
+        phases["train"] = Phase(train.of(clips) * config.num_iterations, half)
+        phases["AdamW"] = adamw(transformer, updates)
+        memory = trained(transformer, config.ema_decay) | {
             "reference": FP32 * weight * bool(config.beta),
             "tokenizer": FP32 * other,
             "perceptual networks": FP32 * sum(map(size, nets)),
@@ -180,7 +209,7 @@ def finetune_step(config: FinetuneConfig, model: WorldModel) -> StepOf:
 def encoding(model: WorldModel, frames: int) -> Cost:
     """Frames (rows, frames, 3, H, W) to a context, and tokens of what is beyond it."""
     H, W = model.size
-    return cost(model, lambda m, rows: m.encode(torch.empty(rows, frames, 3, H, W))[0])
+    return cost(model, lambda m, rows: m.encode(torch.empty(rows, frames, 3, H, W))[0], half=False)
 
 
 def blank(model: WorldModel, rows: int, frames: int) -> tuple[Tensor, Tensor]:
@@ -190,19 +219,25 @@ def blank(model: WorldModel, rows: int, frames: int) -> tuple[Tensor, Tensor]:
     return tokens, torch.zeros(rows, *layout.context_shape, dtype=torch.int64)
 
 
-def trained(weights: int, ema_decay: float) -> dict[str, float]:
-    """What training keeps of so many weights: themselves, gradients, moments, an average."""
+def trained(network: nn.Module, ema_decay: float) -> dict[str, float]:
+    """What training keeps of a network: weights, and of what learns gradients, moments, average."""
+    learns = learning(network)
     return {
-        "weights": FP32 * weights,
-        "gradients": FP32 * weights,
-        "moments": 2 * FP32 * weights,
-        "average": FP32 * weights * bool(ema_decay),
+        "weights": FP32 * size(network),
+        "gradients": FP32 * learns,
+        "moments": 2 * FP32 * learns,
+        "average": FP32 * learns * bool(ema_decay),
     }
 
 
-def adamw(weights: int) -> Work:
-    """One update."""
-    return Work(bytes=ADAMW_BYTES * weights)
+def adamw(network: nn.Module, updates: int = 1) -> Phase:
+    """Updates of a network."""
+    return Phase(Work(bytes=ADAMW_BYTES * learning(network) * updates), half=False)
+
+
+def learning(network: nn.Module) -> int:
+    """Number of weights that are trained."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 def size(network: nn.Module) -> int:

@@ -43,7 +43,7 @@ def rt1_setting(*, multi_step: bool) -> Setting:
         frame_skip=1,
         fps=RT1_FPS,
         action_names=tuple(RT1),
-        heldout=0.0,
+        heldout=0.01,
         split_seed=0,
         shared_action_ids=True,
     )
