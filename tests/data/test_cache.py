@@ -93,6 +93,21 @@ def test_frames_are_a_dataset_like_any_other(
         assert (cut.frames == frames[2:5]).all() and (cut.actions == one.actions[2:5]).all()
 
 
+def test_who_is_held_out_does_not_depend_on_a_list_given_with_the_cache(
+    source: Path, tmp_path: Path
+) -> None:
+    def held(data: Path, few: Path) -> set[str]:
+        dataset = open_recordings(DataOptions(data=data, episodes=few))
+        return {dataset.episode_ids[i] for i in split_dataset(dataset, 0.4, 0)[1]}
+
+    cached, few = tmp_path / "cached.json", tmp_path / "few.json"
+    cached.write_text(json.dumps([str(i) for i in range(7)]))
+    assert cache(source, "--output_dir", tmp_path / "cache", "--episodes", cached) == 0
+    for left_out in range(7):
+        few.write_text(json.dumps([str(i) for i in range(7) if i != left_out]))
+        assert held(tmp_path / "cache", few) == held(source, few)
+
+
 def test_tokens_and_actions_of_a_clip(source: Path, tmp_path: Path) -> None:
     job = work(source, tmp_path / "cache")
     assert write_cache(job) == 7
