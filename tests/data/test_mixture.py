@@ -170,6 +170,16 @@ def test_frames_of_another_size_in_a_later_part_are_noticed(mix: Callable[[Any],
     check_frame_size(dataset, (8, 8), resize=True)
 
 
+def test_frames_of_another_size_in_a_view_of_a_part_are_noticed(mix: Callable[[Any], Path]) -> None:
+    for file in Path("b").iterdir():
+        with np.load(file) as arrays:
+            image, action = arrays["image"], arrays["action"]
+        np.savez(file, image=image, aux_image=image.repeat(2, axis=1), action=action)
+    dataset = opened(mix({"a": 1, "b": {"camera": "image,aux_image"}}))
+    with pytest.raises(UserError, match=r"episode b/0@aux_image are 16x8, the model expects 8x8"):
+        check_frame_size(dataset, (8, 8), resize=False)
+
+
 @pytest.mark.parametrize("camera", ["image,image", "image+", ",image"])
 def test_a_camera_is_named_once(mix: Callable[[Any], Path], camera: str) -> None:
     with pytest.raises(UserError, match="must name every camera once"):

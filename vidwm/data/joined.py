@@ -84,6 +84,11 @@ def recordings_of(dataset: EpisodeDataset) -> Sequence[str]:
 
 
 def first_episodes(dataset: EpisodeDataset) -> Sequence[int]:
-    """The number of an episode of each part; [0] of a dataset without parts."""
-    found: Sequence[int] = getattr(dataset, "firsts", [0])
-    return found
+    """The number of an episode of each part and of each of its views; [0] of a dataset of one."""
+    if not isinstance(dataset, Joined):
+        return [0]
+    return [
+        first + number
+        for first, part in zip(dataset.firsts, dataset.parts, strict=True)
+        for number in first_episodes(part.dataset)
+    ]
