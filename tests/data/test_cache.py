@@ -143,6 +143,24 @@ def test_parts_and_views_are_cached_one_by_one(
     assert "cache its parts one by one" in capsys.readouterr().err
 
 
+def test_two_machines_may_begin_a_cache_at_once(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is done with all of it right after this one has looked for cache.json."""
+    job, exists = work(source, tmp_path / "cache"), Path.exists
+
+    def slow(path: Path) -> bool:
+        found = exists(path)
+        if path.name == cache_folder.INDEX and not found:
+            monkeypatch.setattr(Path, "exists", exists)
+            write_cache(job)
+        return found
+
+    monkeypatch.setattr(Path, "exists", slow)
+    cache_folder.begin(job.folder, job.contents)
+    assert read_contents(job.folder) == job.contents
+
+
 def test_however_the_work_is_shared_the_bytes_are_the_same(source: Path, tmp_path: Path) -> None:
     write_cache(work(source, tmp_path / "alone"))
     shared = work(source, tmp_path / "shared")
