@@ -134,6 +134,13 @@ def test_a_list_of_episodes_names_the_parts(mix: Callable[[Any], Path]) -> None:
         chosen("a/1", "b/7")
 
 
+def test_a_listed_episode_is_of_the_part_with_the_longest_name(mix: Callable[[Any], Path]) -> None:
+    file = mix({"set": {"data": "a"}, "set/b": {"data": "b"}})
+    ids = ["set/0", "set/3", "set/b/2"]
+    Path("list.json").write_text(json.dumps(ids))
+    assert list(opened(file, episodes=Path("list.json")).episode_ids) == ids
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
