@@ -93,6 +93,21 @@ def test_frames_are_a_dataset_like_any_other(
         assert (cut.frames == frames[2:5]).all() and (cut.actions == one.actions[2:5]).all()
 
 
+def test_a_cache_knows_its_camera_by_its_last_part(old: Path, tmp_path: Path) -> None:
+    wrist, front = "observation.images.wrist", "observation.images.front"
+    assert cache(old, "--camera", "wrist", "--output_dir", tmp_path / "one") == 0
+    for name in (None, "wrist", wrist):
+        assert open_dataset(tmp_path / "one", camera=name).camera == wrist
+    with pytest.raises(UserError, match=f"no camera 'front'; expected one of {wrist}"):
+        open_dataset(tmp_path / "one", camera="front")
+    assert cache(old, "--camera", "wrist+front", "--output_dir", tmp_path / "two") == 0
+    for name in (None, "wrist+front", f"{wrist}+{front}"):
+        assert open_dataset(tmp_path / "two", camera=name).camera == f"{wrist}+{front}"
+    for name in ("front+wrist", "wrist"):
+        with pytest.raises(UserError, match="is a cache of camera"):
+            open_dataset(tmp_path / "two", camera=name)
+
+
 def test_who_is_held_out_does_not_depend_on_a_list_given_with_the_cache(
     source: Path, tmp_path: Path
 ) -> None:

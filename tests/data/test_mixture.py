@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vidwm.cli import main
-from vidwm.data.joined import Joined
+from vidwm.data.joined import Joined, camera_read
 from vidwm.data.order import Share, shares_of
 from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import check_frame_size, split_episodes, windows_of
@@ -185,6 +185,16 @@ def test_frames_of_another_size_in_a_view_of_a_part_are_noticed(mix: Callable[[A
     dataset = opened(mix({"a": 1, "b": {"camera": "image,aux_image"}}))
     with pytest.raises(UserError, match=r"episode b/0@aux_image are 16x8, the model expects 8x8"):
         check_frame_size(dataset, (8, 8), resize=False)
+
+
+def test_the_camera_that_was_read_is_known(mix: Callable[[Any], Path]) -> None:
+    for camera, read in ((None, "image"), ("aux_image,image", "aux_image,image")):
+        dataset = open_recordings(DataOptions(data=Path("a"), camera=camera))
+        assert camera_read(dataset, camera) == read
+    for camera, read in ((None, "image"), ("image+aux_image", "image+aux_image")):
+        assert camera_read(opened(mix({"a": 1, "b": 1}), camera=camera), camera) == read
+    mixed = opened(mix({"a": 1, "b": {"camera": "aux_image"}}))
+    assert camera_read(mixed, None) is None and camera_read(mixed, "image") == "image"
 
 
 @pytest.mark.parametrize("camera", ["image,image", "image+", ",image"])

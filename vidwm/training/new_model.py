@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vidwm.config import PretrainConfig
 from vidwm.data.clip import EpisodeDataset
+from vidwm.data.joined import camera_read
 from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.training.action_fit import ActionFit
 from vidwm.training.new_transformer import transformer_config
@@ -68,7 +69,7 @@ def new_world_model(
         split_seed=config.split_seed,
         shared_action_ids=config.shared_action_ids,
         semantics=actions.semantics,
-        camera=config.camera,
+        camera=camera_read(dataset, config.camera),
     )
     layout = codec_for(tokenizer, actions.bins, setting).layout
     transformer = Transformer(transformer_config(config, layout))
