@@ -1,8 +1,8 @@
 """Which world model maximum likelihood begins with: a new one, or one that is there already.
 
 A new one takes its sizes from the config and its actions from the data. A given one
-(`--init_from`) keeps all of that; only its tokenizer may be another with the same codes, such as
-its own after it was adapted to new frames.
+(`--init_from`) keeps all of that; only its camera may be another, and its tokenizer one with the
+same codes, such as its own after it was adapted to new frames.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ def settings_of(model: WorldModel, folder: Path, config: PretrainConfig) -> Pret
     )
 
 
-def with_tokenizer(model: WorldModel, tokenizer: Tokenizer) -> WorldModel:
-    """The model with another tokenizer; UserError when it writes other codes."""
+def gone_on_with(model: WorldModel, tokenizer: Tokenizer, camera: str | None) -> WorldModel:
+    """The model with another tokenizer and camera; UserError when the former has other codes."""
     layout = codec_for(tokenizer, model.actions, model.setting).layout
     check_same_codebook(model.layout, layout)
-    return WorldModel(tokenizer, model.transformer, model.actions, model.setting)
+    setting = dataclasses.replace(model.setting, camera=camera)
+    return WorldModel(tokenizer, model.transformer, model.actions, setting)
 
 
 def new_world_model(
