@@ -196,7 +196,14 @@ def test_a_model_is_either_given_or_adapted(changes: dict[str, str], message: st
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({}, "give a tokenizer folder, or init_from"), ({"lora_rank": "4"}, "give init_from as well")],
+    [
+        ({}, "give a tokenizer folder, or init_from"),
+        ({"lora_rank": "4"}, "give init_from as well"),
+        (
+            {"init_from": "m", "action_form": "delta", "action_shift": "1", "frame_skip": "2"},
+            "^action_form, action_shift: the model of init_from keeps its own actions",
+        ),
+    ],
 )
 def test_pretraining_begins_with_something(changes: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):

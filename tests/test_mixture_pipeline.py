@@ -110,6 +110,22 @@ def test_all_commands_take_the_mixture_and_the_model_keeps_what_it_means(
     np.testing.assert_allclose(batch.actions[1, 0], expected, atol=1e-5)
 
 
+def test_a_model_that_is_gone_on_with_keeps_the_camera_it_then_sees(root: Path) -> None:
+    first = pretrain(root, "first", "--steps", 1, "--eval_every", 0)
+    for camera, words in {
+        "image+aux_image": (),
+        "aux_image+image": ("--camera", "aux_image+image"),
+    }.items():
+        out = root / f"second_{camera}"
+        run(
+            *("pretrain", "--init_from", first, "--data", root / "mix.json", *words),
+            *("--steps", 1, "--batch_size", 2, "--eval_every", 0, "--output_dir", out),
+        )
+        model = WorldModel.from_pretrained(out / "checkpoints/last/model")
+        assert model.setting.camera == camera
+        assert model.setting.semantics.form == "delta"
+
+
 def test_a_resumed_run_sees_the_same_augmented_clips(root: Path) -> None:
     varied = ("--crop", 0.8, "--brightness", 0.2, "--eval_every", 0)
     whole = pretrain(root, "whole", *varied, "--steps", 4)

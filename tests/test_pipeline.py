@@ -446,3 +446,8 @@ def test_the_first_ratio_is_one_however_sure_the_policy_is_and_in_bf16(trained, 
     with updater.autocast():
         _, sums = stage.policy._losses(experience, torch.arange(2))
     assert float(sums["ratio"]) == experience.old_logprobs.numel()
+
+
+def test_the_camera_that_was_read_is_saved_with_the_model(trained):
+    model = WorldModel.from_pretrained(trained / "pretrain/checkpoints/last/model")
+    assert model.setting.camera == "image"

@@ -15,7 +15,7 @@ from typing import Literal
 from vidwm.adapt_config import TRAINED_HELP, Trained
 from vidwm.data_config import ActionOptions, AugmentOptions, DataOptions, LoaderOptions
 from vidwm.lora_config import LoraOptions
-from vidwm.options import Options, option, required
+from vidwm.options import Options, changed, option, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +222,13 @@ class PretrainConfig(NewModelOptions, ActionOptions, AugmentOptions, LoraOptions
         problems = []
         if self.tokenizer is None and self.init_from is None:
             problems.append("tokenizer is missing: give a tokenizer folder, or init_from.")
+        if self.init_from is not None:
+            kept = [name for name in changed(self, ActionOptions) if name != "frame_skip"]
+            if kept:
+                problems.append(
+                    f"{', '.join(kept)}: the model of init_from keeps its own actions; leave that "
+                    f"out, or train a new model."
+                )
         if self.lora_rank and self.init_from is None:
             problems.append("lora_rank updates what is there already: give init_from as well.")
         if self.context == "predicted" and self.horizon < 2:

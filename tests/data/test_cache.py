@@ -93,6 +93,36 @@ def test_frames_are_a_dataset_like_any_other(
         assert (cut.frames == frames[2:5]).all() and (cut.actions == one.actions[2:5]).all()
 
 
+def test_a_cache_knows_its_camera_by_its_last_part(old: Path, tmp_path: Path) -> None:
+    wrist, front = "observation.images.wrist", "observation.images.front"
+    assert cache(old, "--camera", "wrist", "--output_dir", tmp_path / "one") == 0
+    for name in (None, "wrist", wrist):
+        assert open_dataset(tmp_path / "one", camera=name).camera == wrist
+    with pytest.raises(UserError, match=f"no camera 'front'; expected one of {wrist}"):
+        open_dataset(tmp_path / "one", camera="front")
+    assert cache(old, "--camera", "wrist+front", "--output_dir", tmp_path / "two") == 0
+    for name in (None, "wrist+front", f"{wrist}+{front}"):
+        assert open_dataset(tmp_path / "two", camera=name).camera == f"{wrist}+{front}"
+    for name in ("front+wrist", "wrist"):
+        with pytest.raises(UserError, match="is a cache of camera"):
+            open_dataset(tmp_path / "two", camera=name)
+
+
+def test_who_is_held_out_does_not_depend_on_a_list_given_with_the_cache(
+    source: Path, tmp_path: Path
+) -> None:
+    def held(data: Path, few: Path) -> set[str]:
+        dataset = open_recordings(DataOptions(data=data, episodes=few))
+        return {dataset.episode_ids[i] for i in split_dataset(dataset, 0.4, 0)[1]}
+
+    cached, few = tmp_path / "cached.json", tmp_path / "few.json"
+    cached.write_text(json.dumps([str(i) for i in range(7)]))
+    assert cache(source, "--output_dir", tmp_path / "cache", "--episodes", cached) == 0
+    for left_out in range(7):
+        few.write_text(json.dumps([str(i) for i in range(7) if i != left_out]))
+        assert held(tmp_path / "cache", few) == held(source, few)
+
+
 def test_tokens_and_actions_of_a_clip(source: Path, tmp_path: Path) -> None:
     job = work(source, tmp_path / "cache")
     assert write_cache(job) == 7
@@ -126,6 +156,24 @@ def test_parts_and_views_are_cached_one_by_one(
     data = [tmp_path / "mix.yaml"] if what == "mix.yaml" else [source, "--camera", "image,second"]
     assert cache(*data, "--output_dir", tmp_path / "cache") == 2
     assert "cache its parts one by one" in capsys.readouterr().err
+
+
+def test_two_machines_may_begin_a_cache_at_once(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is done with all of it right after this one has looked for cache.json."""
+    job, exists = work(source, tmp_path / "cache"), Path.exists
+
+    def slow(path: Path) -> bool:
+        found = exists(path)
+        if path.name == cache_folder.INDEX and not found:
+            monkeypatch.setattr(Path, "exists", exists)
+            write_cache(job)
+        return found
+
+    monkeypatch.setattr(Path, "exists", slow)
+    cache_folder.begin(job.folder, job.contents)
+    assert read_contents(job.folder) == job.contents
 
 
 def test_however_the_work_is_shared_the_bytes_are_the_same(source: Path, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import pytest
 
 from vidwm.data import hub_dataset
 from vidwm.data.cache import cached_tokens
-from vidwm.data.cache_folder import contents_of
+from vidwm.data.cache_folder import contents_of, state_of
 from vidwm.data.datasets import open_dataset
 from vidwm.data.hub_dataset import HubName, hub_name
+from vidwm.data.tiled import Tiled
 from vidwm.errors import UserError
 
 Recorded = tuple[Path, list[np.ndarray], list[np.ndarray]]
@@ -115,6 +116,11 @@ def test_tokens_of_a_dataset_are_found_again(hub: FakeHub, tmp_path: Path) -> No
             dataset, lambda frames: frames.mean((1, 2, 3))[:, None], contents, tmp_path / "tokens"
         )
     assert len(list((tmp_path / "tokens").iterdir())) == 1
+
+
+def test_tiles_of_a_dataset_are_of_its_commit(hub: FakeHub) -> None:
+    views = [open_dataset("owner/name"), open_dataset("owner/name")]
+    assert state_of(Tiled(views)) == state_of(views[0]) == COMMIT
 
 
 def test_no_lerobot_dataset(hub: FakeHub, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from vidwm.cli import main
-from vidwm.data.joined import Joined
+from vidwm.data.joined import Joined, camera_read
 from vidwm.data.order import Share, shares_of
 from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import check_frame_size, split_episodes, windows_of
@@ -134,6 +134,13 @@ def test_a_list_of_episodes_names_the_parts(mix: Callable[[Any], Path]) -> None:
         chosen("a/1", "b/7")
 
 
+def test_a_listed_episode_is_of_the_part_with_the_longest_name(mix: Callable[[Any], Path]) -> None:
+    file = mix({"set": {"data": "a"}, "set/b": {"data": "b"}})
+    ids = ["set/0", "set/3", "set/b/2"]
+    Path("list.json").write_text(json.dumps(ids))
+    assert list(opened(file, episodes=Path("list.json")).episode_ids) == ids
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -168,6 +175,26 @@ def test_frames_of_another_size_in_a_later_part_are_noticed(mix: Callable[[Any],
     with pytest.raises(UserError, match=r"episode c/0 are 16x16, the model expects 8x8"):
         check_frame_size(dataset, (8, 8), resize=False)
     check_frame_size(dataset, (8, 8), resize=True)
+
+
+def test_frames_of_another_size_in_a_view_of_a_part_are_noticed(mix: Callable[[Any], Path]) -> None:
+    for file in Path("b").iterdir():
+        with np.load(file) as arrays:
+            image, action = arrays["image"], arrays["action"]
+        np.savez(file, image=image, aux_image=image.repeat(2, axis=1), action=action)
+    dataset = opened(mix({"a": 1, "b": {"camera": "image,aux_image"}}))
+    with pytest.raises(UserError, match=r"episode b/0@aux_image are 16x8, the model expects 8x8"):
+        check_frame_size(dataset, (8, 8), resize=False)
+
+
+def test_the_camera_that_was_read_is_known(mix: Callable[[Any], Path]) -> None:
+    for camera, read in ((None, "image"), ("aux_image,image", "aux_image,image")):
+        dataset = open_recordings(DataOptions(data=Path("a"), camera=camera))
+        assert camera_read(dataset, camera) == read
+    for camera, read in ((None, "image"), ("image+aux_image", "image+aux_image")):
+        assert camera_read(opened(mix({"a": 1, "b": 1}), camera=camera), camera) == read
+    mixed = opened(mix({"a": 1, "b": {"camera": "aux_image"}}))
+    assert camera_read(mixed, None) is None and camera_read(mixed, "image") == "image"
 
 
 @pytest.mark.parametrize("camera", ["image,image", "image+", ",image"])

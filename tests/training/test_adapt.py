@@ -93,6 +93,7 @@ def test_the_bundled_model_becomes_one_of_another_robot(data, tmp_path, capsys):
     assert "frames 64x64 (64 tokens) -> 32x40 (20 tokens)" in capsys.readouterr().out
     assert model.size == (32, 40) and model.layout.tokens_per_frame == 20
     assert model.actions.action_dims == 6 and model.setting.heldout == 0.3
+    assert start.setting.camera == model.setting.camera == "image"
     assert torch.equal(model.actions.low, start.actions.low)
     before, after = old.transformer.state_dict(), start.transformer.state_dict()
     for name, value in before.items():

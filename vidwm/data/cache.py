@@ -28,7 +28,9 @@ from vidwm.data.cache_folder import (
     shard_path,
 )
 from vidwm.data.cache_writer import CacheWork, Encode, write_cache
+from vidwm.data.cameras import TILES
 from vidwm.data.clip import Episode, EpisodeDataset, check_span
+from vidwm.data.reading import choose_camera
 from vidwm.errors import UserError
 
 MAX_MAPS = 64
@@ -183,7 +185,9 @@ class CachedFrames:
             )
         if split is not None:
             raise UserError(f"{path} is a cache, which has no split {split!r}; leave it out.")
-        if camera not in (None, contents.camera):
+        tiles = contents.camera.split(TILES)
+        asked = tiles if camera is None else camera.split(TILES)
+        if [choose_camera(tiles, name, where=path) for name in asked] != tiles:
             raise UserError(f"{path} is a cache of camera {contents.camera!r}, not {camera!r}.")
         if out_of_date(contents):
             raise UserError(

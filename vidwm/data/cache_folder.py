@@ -140,7 +140,8 @@ def _listing(root: Path) -> str:
 
 def begin(folder: Path, contents: Contents) -> None:
     """Make the folder one of these contents, or go on with it; UserError if it is another's."""
-    if (folder / INDEX).exists():
+    taken = folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir())))
+    if (folder / INDEX).exists():  # asked last: another machine may be beginning the same cache
         found = read_contents(folder)
         if changed := found.differences(contents):
             raise UserError(
@@ -148,7 +149,7 @@ def begin(folder: Path, contents: Contents) -> None:
                 f"it or choose another folder."
             )
         return
-    if folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir()))):
+    if taken:
         raise UserError(
             f"{folder} exists and is no token or frame cache; choose a new or empty folder."
         )

@@ -77,6 +77,14 @@ class Joined:
         return replace(part.dataset.span(number, start, stop), id=self.episode_ids[index])
 
 
+def camera_read(dataset: EpisodeDataset, named: str | None) -> str | None:
+    """What opens the same camera again, or the same views; `named` where parts have others."""
+    mixed = isinstance(dataset, Joined) and any(part.weight for part in dataset.parts)
+    if mixed and len({part.dataset.camera for part in dataset.parts}) > 1:
+        return named
+    return dataset.camera
+
+
 def recordings_of(dataset: EpisodeDataset) -> Sequence[str]:
     """What each episode was recorded from: equal for two views of the same recording."""
     found: Sequence[str] = getattr(dataset, "recordings", dataset.episode_ids)
@@ -84,6 +92,11 @@ def recordings_of(dataset: EpisodeDataset) -> Sequence[str]:
 
 
 def first_episodes(dataset: EpisodeDataset) -> Sequence[int]:
-    """The number of an episode of each part; [0] of a dataset without parts."""
-    found: Sequence[int] = getattr(dataset, "firsts", [0])
-    return found
+    """The number of an episode of each part and of each of its views; [0] of a dataset of one."""
+    if not isinstance(dataset, Joined):
+        return [0]
+    return [
+        first + number
+        for first, part in zip(dataset.firsts, dataset.parts, strict=True)
+        for number in first_episodes(part.dataset)
+    ]

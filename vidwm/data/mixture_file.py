@@ -57,9 +57,18 @@ def read_mixture(options: RecordingOptions) -> dict[str, PartOptions]:
     return parts
 
 
-def episodes_of_part(name: str, listed: Sequence[str], file: Path) -> list[str]:
-    """Of episodes listed as "<part>/<id>" the ids of one part; UserError if it has none."""
-    own = [episode.removeprefix(f"{name}/") for episode in listed if episode.startswith(f"{name}/")]
+def episodes_of_part(
+    name: str, names: Sequence[str], listed: Sequence[str], file: Path
+) -> list[str]:
+    """Of episodes listed as "<part>/<id>" the ids of one part; UserError if it has none.
+
+    Of `names`, those of all parts, the longest that an episode begins with is its part's.
+    """
+    own = [
+        episode.removeprefix(f"{name}/")
+        for episode in listed
+        if name == max((n for n in names if episode.startswith(f"{n}/")), key=len, default=None)
+    ]
     if not own:
         raise UserError(
             f"The episode list has none of {name} of the mixture {file}, whose ids begin with "

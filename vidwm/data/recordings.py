@@ -9,7 +9,7 @@ from vidwm.data.cache_folder import INDEX
 from vidwm.data.cameras import open_cameras
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.mixture import mixture_lines, open_mixture
-from vidwm.data.mixture_file import episodes_of_part, is_mixture
+from vidwm.data.mixture_file import episodes_of_part, is_mixture, read_mixture
 from vidwm.data.selection import open_selected, read_episode_list
 from vidwm.data_config import DataOptions, PartOptions
 from vidwm.errors import UserError
@@ -25,9 +25,10 @@ def open_recordings(options: DataOptions) -> EpisodeDataset:
     if not is_mixture(options.data):
         return _open_views(options, listed)
     opened: list[str] = []
+    names = tuple(read_mixture(options))
 
     def open_part(name: str, part: PartOptions) -> EpisodeDataset:
-        own = None if listed is None else episodes_of_part(name, listed, options.data)
+        own = None if listed is None else episodes_of_part(name, names, listed, options.data)
         opened.extend(f"{name}/{episode}" for episode in own or ())
         settings = replace(options, data=part.data, camera=part.camera, split=part.split)
         return _open_views(settings, own)

@@ -91,7 +91,8 @@ def open_selected(options: DataOptions, listed: Sequence[str] | None = None) -> 
         raise UserError(f"{options.data}: of {len(wanted)} episodes none is left that can be read.")
     if len(numbers) == len(everyone):
         return dataset
-    return Selection(dataset, numbers, everyone)
+    drawn_from = getattr(dataset, "all_episode_ids", dataset.episode_ids)  # a cache holds fewer
+    return Selection(dataset, numbers, [*drawn_from, *damaged])
 
 
 def read_episode_list(file: Path) -> list[str]:

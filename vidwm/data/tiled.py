@@ -30,6 +30,7 @@ class Tiled:
         self.path, self.format, self.fps = first.path, first.format, first.fps
         self.cameras, self.action_names = first.cameras, first.action_names
         self.camera = "+".join(dataset.camera for dataset in datasets)
+        self.commit: str | None = getattr(first, "commit", None)
         everyone = getattr(first, "all_episode_ids", first.episode_ids)
         self.all_episode_ids: Sequence[str] = everyone
         places = [{name: i for i, name in enumerate(d.episode_ids)} for d in datasets]

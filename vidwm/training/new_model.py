@@ -1,8 +1,8 @@
 """Which world model maximum likelihood begins with: a new one, or one that is there already.
 
 A new one takes its sizes from the config and its actions from the data. A given one
-(`--init_from`) keeps all of that; only its tokenizer may be another with the same codes, such as
-its own after it was adapted to new frames.
+(`--init_from`) keeps all of that; only its camera may be another, and its tokenizer one with the
+same codes, such as its own after it was adapted to new frames.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vidwm.config import PretrainConfig
 from vidwm.data.clip import EpisodeDataset
+from vidwm.data.joined import camera_read
 from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.training.action_fit import ActionFit
 from vidwm.training.new_transformer import transformer_config
@@ -44,11 +45,12 @@ def settings_of(model: WorldModel, folder: Path, config: PretrainConfig) -> Pret
     )
 
 
-def with_tokenizer(model: WorldModel, tokenizer: Tokenizer) -> WorldModel:
-    """The model with another tokenizer; UserError when it writes other codes."""
+def gone_on_with(model: WorldModel, tokenizer: Tokenizer, camera: str | None) -> WorldModel:
+    """The model with another tokenizer and camera; UserError when the former has other codes."""
     layout = codec_for(tokenizer, model.actions, model.setting).layout
     check_same_codebook(model.layout, layout)
-    return WorldModel(tokenizer, model.transformer, model.actions, model.setting)
+    setting = dataclasses.replace(model.setting, camera=camera)
+    return WorldModel(tokenizer, model.transformer, model.actions, setting)
 
 
 def new_world_model(
@@ -68,7 +70,7 @@ def new_world_model(
         split_seed=config.split_seed,
         shared_action_ids=config.shared_action_ids,
         semantics=actions.semantics,
-        camera=config.camera,
+        camera=camera_read(dataset, config.camera),
     )
     layout = codec_for(tokenizer, actions.bins, setting).layout
     transformer = Transformer(transformer_config(config, layout))

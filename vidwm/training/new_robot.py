@@ -14,6 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from vidwm.data.clip import EpisodeDataset
+from vidwm.data.joined import camera_read
 from vidwm.data.meant import recorded_actions
 from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import ClipSource
@@ -54,7 +55,7 @@ def _setting(
         fps=dataset.fps,
         action_names=actions.names,
         semantics=actions.semantics,
-        camera=config.camera,
+        camera=camera_read(dataset, config.camera),
         heldout=config.heldout,
         split_seed=config.split_seed,
     )

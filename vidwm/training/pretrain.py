@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vidwm.config import PretrainConfig
 from vidwm.data.cache import JoinedTokens, Tokens, cached_tokens
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.joined import Joined
+from vidwm.data.joined import Joined, camera_read
 from vidwm.data.meant import as_recorded, recorded_actions
 from vidwm.data.order import Share, shares_of
 from vidwm.data.recordings import open_recordings
@@ -46,7 +46,7 @@ from vidwm.training.caching import token_contents
 from vidwm.training.curriculum import horizon_at
 from vidwm.training.loop import Stage, fit
 from vidwm.training.lora import add_adapters, merged, merged_into
-from vidwm.training.new_model import new_world_model, settings_of, with_tokenizer
+from vidwm.training.new_model import gone_on_with, new_world_model, settings_of
 from vidwm.training.older_context import check_gap
 from vidwm.training.predicted_context import continued, drawn_jump
 from vidwm.training.run_folder import open_run
@@ -204,7 +204,7 @@ def pretrain(config: PretrainConfig) -> Path:
     dataset = open_recordings(config)
     tokenizer = open_tokenizer(config.tokenizer).to(device)
     if given is not None:
-        given = with_tokenizer(given, tokenizer)
+        given = gone_on_with(given, tokenizer, camera_read(dataset, config.camera))
         check_fits(dataset, given, resize=config.resize)
     check_frame_size(dataset, (tokenizer.height, tokenizer.width), resize=config.resize)
     train, heldout = split_dataset(dataset, config.heldout, config.split_seed)
