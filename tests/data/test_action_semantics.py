@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,17 @@ def test_states_take_the_place_of_actions(
     np.testing.assert_allclose(moved.episode(2).actions[:-3], expected, atol=1e-6)
     assert (moved.span(2, 1, 5).actions == moved.episode(2).actions[1:5]).all()
     assert base_of(dataset, "state_delta").action_names == ("x", "y")
+
+
+def test_states_are_not_read_from_outside_of_the_folder(
+    lerobot: tuple[Path, list[np.ndarray], list[np.ndarray]], tmp_path: Path
+) -> None:
+    dataset = open_dataset(shutil.copytree(lerobot[0], tmp_path / "set"))
+    file = tmp_path / "set/data/chunk-000/file-000.parquet"
+    file.rename(tmp_path / "elsewhere.parquet")
+    file.symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(UserError, match=r"is a link to .*elsewhere\.parquet, outside of"):
+        with_meaning(dataset, ActionSemantics(form="state"))
 
 
 def test_recordings_without_states_are_told_so() -> None:

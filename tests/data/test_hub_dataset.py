@@ -15,7 +15,9 @@ from vidwm.data import hub_dataset
 from vidwm.data.cache import cached_tokens
 from vidwm.data.cache_folder import contents_of, state_of
 from vidwm.data.datasets import open_dataset
+from vidwm.data.facts import states_of
 from vidwm.data.hub_dataset import HubName, hub_name
+from vidwm.data.selection import Selection
 from vidwm.data.tiled import Tiled
 from vidwm.errors import UserError
 
@@ -116,6 +118,18 @@ def test_tokens_of_a_dataset_are_found_again(hub: FakeHub, tmp_path: Path) -> No
             dataset, lambda frames: frames.mean((1, 2, 3))[:, None], contents, tmp_path / "tokens"
         )
     assert len(list((tmp_path / "tokens").iterdir())) == 1
+
+
+def test_states_are_downloaded_with_their_numbering(hub: FakeHub, lerobot: Recorded) -> None:
+    dataset = open_dataset("owner/name")
+    few = Selection(dataset, [1, 4, 2], dataset.episode_ids)
+    tiled = Tiled([Selection(dataset, [4, 2], dataset.episode_ids), few])
+    hub.asked.clear()
+    for view, index, number in ((dataset, 4, 4), (few, 0, 1), (tiled, 1, 2)):
+        states = states_of(view, [index])
+        assert states is not None and list(states.names) == ["x", "y"]
+        assert (states.rows == lerobot[2][number][:, :2]).all()
+    assert {file for _, _, file in hub.asked} == {DATA}
 
 
 def test_tiles_of_a_dataset_are_of_its_commit(hub: FakeHub) -> None:

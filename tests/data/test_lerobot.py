@@ -244,7 +244,7 @@ def remove_action(info: dict[str, Any]) -> None:
         (lambda info: info.update(data_path="{chunk_index.real}"), "cannot be filled"),
         (lambda info: info.update(video_path=None), "template '' cannot be filled"),
         (lambda info: info.update(chunks_size=-1), "states chunks_size -1"),
-        (lambda info: info["features"]["action"].update(shape=[10**12]), "misstates an action of"),
+        (lambda info: info["features"]["action"].update(shape=[10**12]), "misstates actions of"),
         (lambda info: info.update(splits={"a": "0:2", "b": "half"}), None),
         (lambda info: info.update(splits={"a": "all", "b": "half"}), "expected 'first:end'"),
         (remove_camera, "lists no camera images"),

@@ -1,8 +1,8 @@
 """What is known of recordings beside frames and actions: version, video codec, size, robot states.
 
-Readers may say `version`, `robot_type`, or `states(index)` with `state_names` themselves; what they
-leave out is looked up in the files every LeRobot v3 or RLDS dataset has. Nothing here is needed
-for training, so what is not found is None and never an error.
+Readers may say `version` and `robot_type` themselves; what they leave out is looked up in the files
+every LeRobot or RLDS dataset has, and None where it is not found, never an error. Readers that know
+robot states have `state_names` and `states(index)`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.joined import Joined
 from vidwm.data.reading import read_json
 from vidwm.errors import UserError
 
-STATE = "observation.state"
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
@@ -79,7 +76,10 @@ def disk_usage(path: Path) -> tuple[int, int]:
 
 
 def states_of(dataset: EpisodeDataset, episodes: Sequence[int]) -> States | None:
-    """Robot states of some episodes, by number; None where none are known."""
+    """Robot states of some episodes, by number; None where none are known.
+
+    UserError when a file that should hold them cannot be fetched, or holds others.
+    """
     if isinstance(dataset, Joined):
         places = [dataset.place(i) for i in episodes]
         found = [states_of(part.dataset, [number]) for part, number in places]
@@ -87,30 +87,11 @@ def states_of(dataset: EpisodeDataset, episodes: Sequence[int]) -> States | None
         if not known or len(known) < len(found):
             return None
         return States(np.concatenate([states.rows for states in known]), known[0].names)
-    if hasattr(dataset, "states"):
-        rows = np.concatenate([dataset.states(i) for i in episodes])
-        names = getattr(dataset, "state_names", ())
-        return States(rows, names or [f"state_{dim}" for dim in range(rows.shape[1])])
-    feature = lerobot_info(dataset).get("features", {}).get(STATE)
-    numbers = [lerobot_number(dataset.episode_ids[i]) for i in episodes]
-    v3 = str(version_of(dataset)).startswith("v3")  # elsewhere every episode has its own file
-    if not v3 or not isinstance(feature, dict) or None in numbers:
+    names = getattr(dataset, "state_names", ())
+    if not names:
         return None
-    try:
-        table = pq.read_table(
-            dataset.path / "data", columns=[STATE], filters=[("episode_index", "in", numbers)]
-        )
-        rows = np.array(table[STATE].to_pylist(), np.float32)
-    except (pa.ArrowException, OSError, ValueError, TypeError):
-        return None
-    if rows.ndim != 2 or not len(rows):
-        return None
-    names = feature.get("names")
-    if isinstance(names, dict):
-        names = next(iter(names.values()), None)
-    if not isinstance(names, list) or len(names) != rows.shape[1]:
-        names = [f"state_{dim}" for dim in range(rows.shape[1])]
-    return States(rows, [str(name) for name in names])
+    reader = cast(Any, dataset)
+    return States(np.concatenate([reader.states(i) for i in episodes]), names)
 
 
 def lerobot_number(episode_id: str) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,9 @@ def inspect_dataset(
             f"{dataset.path}: none of the {len(sample.numbers)} episodes looked into can be read; "
             f"the first error: {next(iter(sample.unreadable.values()))}"
         )
-    states = states_of(dataset, read)
+    states = None
+    with suppress(UserError):  # they are not needed
+        states = states_of(dataset, read)
     size, files = disk_usage(dataset.path)
     lengths = np.array(dataset.lengths)
     facts = {

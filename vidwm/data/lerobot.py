@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from vidwm.data.clip import Episode, check_span
 from vidwm.data.images import channels_first, decode_images
 from vidwm.data.lerobot_episodes import EpisodeRow, list_episodes
-from vidwm.data.lerobot_info import read_info, split_range
+from vidwm.data.lerobot_info import STATE, read_info, split_range
 from vidwm.data.parquet import open_parquet
 from vidwm.data.reading import build_episode, choose_camera, inside, inside_name
 from vidwm.data.video import read_frames
@@ -59,6 +59,7 @@ class LeRobotDataset:
         self.fps = self._info.fps
         self.cameras = self._info.cameras
         self.action_names = self._info.action_names
+        self.state_names = self._info.state_names
         self.camera = choose_camera(self.cameras, camera, where=self._info.file)
         keep = split_range(self._info, split)
         rows = list_episodes(self.path, self._info, self.camera)
@@ -83,8 +84,9 @@ class LeRobotDataset:
         check_span(start, stop, row.length)
         data_file = self._file(row.data_file, self._info.file)
         source = f"{data_file}, episode {row.index}"
-        table = self._read_table(data_file, row, start, stop)
-        actions = self._actions(table, source)
+        columns = ["action"] + ([] if row.video_file else [self.camera])
+        table = self._read_table(data_file, columns, row, start, stop)
+        actions = _vectors(table, "action", len(self.action_names), source)
         if row.video_file:
             file, begin = self._file(row.video_file, self._info.file), row.video_start + start
             frames = read_frames(file, begin, stop - start, fps=self.fps)
@@ -99,6 +101,13 @@ class LeRobotDataset:
             fps=self.fps,
             task=row.task,
         )
+
+    def states(self, index: int) -> np.ndarray:
+        """Robot states (T, S) float32 of an episode, S `state_names`; UserError as `episode`."""
+        row = self._rows[index]
+        file = self._file(row.data_file, self._info.file)
+        table = self._read_table(file, [STATE], row, 0, row.length)
+        return _vectors(table, STATE, len(self.state_names), f"{file}, episode {row.index}")
 
     def _file(self, name: str, stated_in: Path) -> Path:
         if self._fetch is not None:
@@ -129,8 +138,10 @@ class LeRobotDataset:
         for name in sorted({row.video_file for row in self._rows if row.video_file}):
             listing.find(name)
 
-    def _read_table(self, file: Path, row: EpisodeRow, start: int, stop: int) -> pa.Table:
-        columns = ["frame_index", "action"] + ([] if row.video_file else [self.camera])
+    def _read_table(
+        self, file: Path, columns: list[str], row: EpisodeRow, start: int, stop: int
+    ) -> pa.Table:
+        columns = ["frame_index", *columns]
         filters = [("episode_index", "==", row.index), ("frame_index", ">=", start)]
         if stop < row.length:  # or else rows past the end are to be found
             filters.append(("frame_index", "<", stop))
@@ -159,16 +170,6 @@ class LeRobotDataset:
             )
         return table
 
-    def _actions(self, table: pa.Table, source: str) -> np.ndarray:
-        try:
-            actions = np.array(table["action"].to_pylist(), dtype=np.float32)
-            return actions.reshape(table.num_rows, len(self.action_names))
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"{source}: column 'action' must hold {len(self.action_names)} numbers a frame, "
-                f"as meta/info.json says."
-            ) from error
-
     def _image_bytes(self, table: pa.Table, source: str, start: int) -> Iterator[bytes]:
         for frame, cell in enumerate(table[self.camera].to_pylist(), start):
             if not isinstance(cell, dict) or not (cell.get("bytes") or cell.get("path")):
@@ -184,6 +185,17 @@ class LeRobotDataset:
                 yield file.read_bytes()
             except OSError as error:
                 raise UserError(f"Image {file} cannot be read ({error.strerror}).") from error
+
+
+def _vectors(table: pa.Table, column: str, num_dims: int, source: str) -> np.ndarray:
+    try:
+        rows = np.array(table[column].to_pylist(), dtype=np.float32)
+        return rows.reshape(table.num_rows, num_dims)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{source}: column {column!r} must hold {num_dims} numbers a frame, as meta/info.json "
+            f"says."
+        ) from error
 
 
 class _Listing:

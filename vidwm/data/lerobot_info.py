@@ -18,7 +18,8 @@ from vidwm.data.reading import read_json
 from vidwm.errors import UserError
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
-MAX_ACTION_DIMS = 10_000  # far beyond any robot: a damaged number must not become a list
+STATE = "observation.state"
+MAX_DIMS = 10_000  # far beyond any robot: a damaged number must not become a list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class LeRobotInfo:
     cameras: tuple[str, ...]
     videos: frozenset[str]
     action_names: tuple[str, ...]
+    state_names: tuple[str, ...]
     num_episodes: int
     chunks_size: int
     data_template: str
@@ -59,7 +61,8 @@ def read_info(file: Path) -> LeRobotInfo:
             fps=float(info["fps"]),
             cameras=tuple(sorted(k for k, v in features.items() if _is_camera(v))),
             videos=frozenset(k for k, v in features.items() if v["dtype"] == "video"),
-            action_names=_action_names(features["action"]),
+            action_names=_names(features["action"], "action"),
+            state_names=_state_names(features),
             num_episodes=int(info["total_episodes"]),
             chunks_size=int(info.get("chunks_size") or 1000),
             data_template=str(info["data_path"]),
@@ -131,15 +134,23 @@ def _is_camera(feature: dict[str, Any]) -> bool:
     return feature["dtype"] in ("video", "image") and not depth
 
 
-def _action_names(feature: dict[str, Any]) -> tuple[str, ...]:
+def _state_names(features: dict[str, Any]) -> tuple[str, ...]:
+    """() where there are no robot states, or none that can be told."""
+    try:
+        return _names(features[STATE], "state")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return ()
+
+
+def _names(feature: dict[str, Any], kind: str) -> tuple[str, ...]:
     """One name a dimension; `names` is a list, a dict of one list, a dict of places, or null."""
     (num_dims,) = feature["shape"]
-    if not 1 <= int(num_dims) <= MAX_ACTION_DIMS:
-        raise ValueError(f"an action of {num_dims} dimensions")
+    if not 1 <= int(num_dims) <= MAX_DIMS:
+        raise ValueError(f"{kind}s of {num_dims} dimensions")
     names = feature.get("names")
     if isinstance(names, dict):
         lists = [value for value in names.values() if isinstance(value, list)]
         names = lists[0] if len(lists) == 1 else list(names)
     if isinstance(names, list) and len(names) == num_dims:
         return tuple(str(name) for name in names)
-    return tuple(f"action_{dim}" for dim in range(int(num_dims)))
+    return tuple(f"{kind}_{dim}" for dim in range(int(num_dims)))

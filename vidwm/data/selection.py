@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from tqdm import tqdm
 
 from vidwm.data.clip import Episode, EpisodeDataset
@@ -52,8 +53,13 @@ class Selection:
         """Frames start .. stop - 1 of one episode, with their actions."""
         return self._dataset.span(self._numbers[index], start, stop)
 
+    def states(self, index: int) -> np.ndarray:
+        """Robot states (T, S) of one episode, where the dataset has `state_names`."""
+        found: np.ndarray = cast(Any, self._dataset).states(self._numbers[index])
+        return found
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "states":  # states(index) would count otherwise
+        if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._dataset, name)
 

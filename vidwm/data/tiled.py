@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, isqrt
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,8 +22,8 @@ from vidwm.errors import UserError
 class Tiled:
     """An `EpisodeDataset` of the episodes that all of some datasets have, one dataset a camera.
 
-    Actions and tasks are those of the first. UserError when an episode has more frames in one
-    camera than in another.
+    Actions, states and tasks are those of the first. UserError when an episode has more frames in
+    one camera than in another.
     """
 
     def __init__(self, datasets: Sequence[EpisodeDataset]) -> None:
@@ -31,6 +32,7 @@ class Tiled:
         self.cameras, self.action_names = first.cameras, first.action_names
         self.camera = "+".join(dataset.camera for dataset in datasets)
         self.commit: str | None = getattr(first, "commit", None)
+        self.state_names: Sequence[str] = getattr(first, "state_names", ())
         everyone = getattr(first, "all_episode_ids", first.episode_ids)
         self.all_episode_ids: Sequence[str] = everyone
         places = [{name: i for i, name in enumerate(d.episode_ids)} for d in datasets]
@@ -65,6 +67,11 @@ class Tiled:
         """Frames start .. stop - 1 of one episode, with their actions."""
         numbers = self._numbers[index]
         return _one([d.span(n, start, stop) for d, n in zip(self._datasets, numbers, strict=True)])
+
+    def states(self, index: int) -> np.ndarray:
+        """Robot states (T, S) of one episode, where the first dataset has `state_names`."""
+        found: np.ndarray = cast(Any, self._datasets[0]).states(self._numbers[index][0])
+        return found
 
 
 def _one(views: Sequence[Episode]) -> Episode:
