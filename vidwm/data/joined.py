@@ -79,9 +79,9 @@ class Joined:
 
 def camera_read(dataset: EpisodeDataset, named: str | None) -> str | None:
     """What opens the same camera again, or the same views; `named` where parts have others."""
-    mixed = isinstance(dataset, Joined) and any(part.weight for part in dataset.parts)
-    if mixed and len({part.dataset.camera for part in dataset.parts}) > 1:
-        return named
+    if isinstance(dataset, Joined) and dataset.parts[0].weight is not None:  # a mixture
+        cameras = {part.dataset.camera for part in dataset.parts}
+        return named if len(cameras) > 1 else dataset.camera
     return dataset.camera
 
 
