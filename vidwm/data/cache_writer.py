@@ -130,7 +130,7 @@ def _written(work: CacheWork, numbers: list[int], workers: int) -> Iterator[int]
                 "same command again with fewer --workers."
             ) from None
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # what is being written is finished first
 
 
 _work: CacheWork | None = None  # of a worker process
