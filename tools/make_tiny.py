@@ -1,7 +1,7 @@
 """Pack a trained world model for `assets/`: half-precision weights and a card that says all.
 
 The card's numbers are read from the run folders and the evaluation report, none is typed by hand.
-A run is called as its config is.
+A run is called as its config is; where one went on from another, all are named, in order.
 
     python -m tools.make_tiny --tokenizer_run runs/tokenizer_sample \
         --pretrain_run runs/pretrain_sample --output assets/tiny
@@ -63,16 +63,16 @@ def describe(run: Path, stage: str, shown: list[str]) -> str:
     return "\n".join(lines)
 
 
-def pack(tokenizer_run: Path, pretrain_run: Path, output: Path) -> None:
-    """Write the model and its card into a new folder."""
+def pack(tokenizer_run: Path, pretrain_runs: list[Path], output: Path) -> None:
+    """Write the model of the last run and its card into a new folder."""
     card = "\n\n".join(
         [
             HEADER.format(output=output).rstrip(),
             describe(tokenizer_run, "tokenizer", TOKENIZER_SCORES),
-            describe(pretrain_run, "pretrain", ["heldout_loss", "loss"]),
+            *(describe(run, "pretrain", ["heldout_loss", "loss"]) for run in pretrain_runs),
         ]
     )
-    model = WorldModel.from_pretrained(pretrain_run / "checkpoints/last/model")
+    model = WorldModel.from_pretrained(pretrain_runs[-1] / "checkpoints/last/model")
     model.save_pretrained(output, card=card + "\n", dtype=torch.float16)
 
 
@@ -86,7 +86,7 @@ def append_report(report: Path, output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer_run", type=Path)
-    parser.add_argument("--pretrain_run", type=Path)
+    parser.add_argument("--pretrain_run", type=Path, nargs="+", help="each goes on from the one before")
     parser.add_argument("--report", type=Path, help="report.md of `vidwm evaluate`, to append")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
