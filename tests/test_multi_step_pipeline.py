@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from tests.test_pipeline import FINETUNE, metrics, run, write_episodes
-from tests.test_pipeline import TOKENIZER as FRAME_TOKENIZER
+from tests.pipeline import FINETUNE, metrics, run, write_episodes
+from tests.pipeline import TOKENIZER as FRAME_TOKENIZER
 from vidwm.cli import main
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.training.pretrain import PretrainStage

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.test_pipeline import TOKENIZER, fails, metrics, run, weights
+from tests.pipeline import TOKENIZER, fails, metrics, run, weights
 from vidwm.data.datasets import open_dataset
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.compressive_config import CompressiveConfig
