@@ -125,3 +125,24 @@ def test_an_unknown_reward_is_refused(trained, tmp_path, capsys):
         *("--model", trained / "pretrain/checkpoints/last/model", "--output_dir", tmp_path / "x"),
     )
     assert "lpip" in message and "lpips" in message
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_held_out_scores_of_nothing_are_missed_in_a_sentence(trained, tmp_path, capsys, stage):
+    model = tmp_path / "model"
+    shutil.copytree(trained / "pretrain/checkpoints/last/model", model)
+    setting = json.loads((model / "world_model.json").read_text())
+    (model / "world_model.json").write_text(json.dumps(setting | {"heldout": 0.0}))
+    words = {
+        "pretrain": ("pretrain", "--init_from", model, "--batch_size", 2),
+        "finetune": ("finetune", "--model", model, *FINETUNE),
+    }[stage]
+    words = (*words, "--data", trained / "data", "--sample_every", 0)
+    said = []
+    for every in (1, 0):
+        folder = tmp_path / str(every)
+        run(*words, "--steps", 2, "--eval_every", every, "--output_dir", folder)
+        found = capsys.readouterr()
+        said.append((found.out + found.err).count("no episode is held out"))
+        assert not any(key.startswith("heldout") for line in metrics(folder) for key in line)
+    assert said == [1, 0]
