@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.pipeline import FINETUNE, PRETRAIN, TOKENIZER, run, write_episodes
+
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
@@ -31,3 +33,23 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the data beside the repository, {SHARED.name}/")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A folder with data and a run of each training stage, which tests only read."""
+    root = tmp_path_factory.mktemp("pipeline")
+    data = write_episodes(root / "data")
+    common = ("--data", data, "--log_every", 1, "--sample_every", 2)
+    run("tokenizer", *common, *TOKENIZER, "--steps", 3, "--output_dir", root / "tokenizer")
+    tokenizer = root / "tokenizer/checkpoints/last/model"
+    run(
+        *("pretrain", *common, *PRETRAIN, "--steps", 3, "--tokenizer", tokenizer),
+        *("--output_dir", root / "pretrain"),
+    )
+    base = root / "pretrain/checkpoints/last/model"
+    run(
+        *("finetune", *common, *FINETUNE, "--steps", 2, "--model", base),
+        *("--output_dir", root / "finetune"),
+    )
+    return root

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_pipeline import metrics, run
+from tests.pipeline import metrics, run
 from vidwm.data.joined import Joined
 from vidwm.evaluation.sources import open_sources
 from vidwm.finetune_config import FinetuneConfig

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
-from tests.test_pipeline import FINETUNE, metrics, run, write_episodes
-from tests.test_pipeline import TOKENIZER as FRAME_TOKENIZER
+from tests.pipeline import FINETUNE, metrics, run, write_episodes
+from tests.pipeline import TOKENIZER as FRAME_TOKENIZER
 from vidwm.cli import main
+from vidwm.evaluation.strips import strip
 from vidwm.tokenizer.compressive import CompressiveTokenizer
+from vidwm.training import pretrain as pretrain_stage
 from vidwm.training.pretrain import PretrainStage
 from vidwm.world_model.world_model import WorldModel
 
@@ -66,6 +69,24 @@ def test_videos_of_every_stage(trained):
     assert (trained / "tokenizer/videos").exists()
     for stage in ("pretrain", "finetune"):
         assert list((trained / stage / "videos").rglob("heldout_0*"))
+
+
+def test_a_sample_video_begins_with_all_that_the_model_was_given(trained, monkeypatch, tmp_path):
+    """Frames in full, from further back, then the newest; and the two frames predicted."""
+    shown = []
+    monkeypatch.setattr(
+        pretrain_stage, "strip", lambda *videos: shown.append(videos) or strip(*videos)
+    )
+    words = ("pretrain", "--data", trained / "data", *PRETRAIN, "--steps", 1, "--sample_every", 1)
+    tokenizer = trained / "tokenizer/checkpoints/last/model"
+    run(*words, "--tokenizer", tokenizer, "--output_dir", tmp_path / "run")
+    assert [tuple(map(len, videos)) for videos in shown] == 4 * [(2, 2, 2)]
+    codec = WorldModel.from_pretrained(tmp_path / "run/checkpoints/last/model").codec
+    context = torch.randint(0, 9, (3, *codec.layout.context_shape))
+    given, last = codec.decode_context(context), codec.layout.last_frame(context)
+    maps = codec.tokenizer.context_maps(codec.layout.full(context))
+    assert torch.equal(given[:, :1], codec.tokenizer.decode_context(maps).clamp(0, 1))
+    assert torch.equal(given[:, 1], codec.decode(last, context))
 
 
 def test_the_model_says_what_it_is_and_its_tokenizer_stays(trained):

@@ -12,6 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.pipeline import (
+    FINETUNE,
+    PRETRAIN,
+    TOKENIZER,
+    metrics,
+    run,
+    weights,
+)
 from vidwm.cli import main
 from vidwm.data.npz import NpzDataset
 from vidwm.evaluation.sources import open_sources
@@ -21,77 +29,6 @@ from vidwm.training.grpo import GrpoStage
 from vidwm.training.stopwatch import Stopwatch
 from vidwm.training.updater import Updater
 from vidwm.world_model.world_model import WorldModel
-
-SIZE = 16
-
-
-def write_episodes(folder: Path, count: int = 6, frames: int = 10, actions: int = 2) -> Path:
-    """Episodes in which a bright square moves as the action says."""
-    folder.mkdir(parents=True)
-    generator = np.random.default_rng(0)
-    for index in range(count):
-        moves = generator.integers(-1, 2, (frames, actions))
-        place = np.full(2, SIZE // 2)
-        video = np.full((frames, SIZE, SIZE, 3), 40, np.uint8)
-        for t in range(frames):
-            y, x = place
-            video[t, y - 2 : y + 2, x - 2 : x + 2] = 220
-            place = np.clip(place + 2 * moves[t, :2], 2, SIZE - 2)
-        np.savez(folder / f"episode_{index}.npz", image=video, action=moves.astype(np.float32))
-    return folder
-
-
-def run(*arguments: object) -> None:
-    assert main([str(argument) for argument in arguments]) == 0
-
-
-TOKENIZER = (
-    *("--heldout", 0.3),
-    *("--height", SIZE, "--width", SIZE, "--widths", "[8, 16]", "--downsample", 4, "--blocks", 1),
-    *("--fsq_levels", "[4, 4]", "--batch_size", 4, "--warmup_steps", 2, "--ema_decay", 0.5),
-    *("--adversarial_weight", 0.1, "--adversarial_start", 1, "--perceptual_weight", 0),
-)
-PRETRAIN = (
-    *("--context_frames", 2, "--horizon", 2, "--hidden_size", 16, "--num_layers", 1),
-    *("--num_heads", 2, "--batch_size", 4, "--micro_batch", 3, "--eval_every", 2),
-    *("--heldout", 0.3),
-)
-FINETUNE = (
-    *("--reward", "mae=1,mse=0.5", "--batch_size", 2, "--group_size", 4, "--num_iterations", 2),
-    *("--mini_batches", 2, "--micro_batch", 1, "--learning_rate", 1e-3, "--eval_every", 1),
-    *("--sharpness_rate", 0.05),
-)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A folder with data and a run of each training stage."""
-    root = tmp_path_factory.mktemp("pipeline")
-    data = write_episodes(root / "data")
-    common = ("--data", data, "--log_every", 1, "--sample_every", 2)
-    run("tokenizer", *common, *TOKENIZER, "--steps", 3, "--output_dir", root / "tokenizer")
-    tokenizer = root / "tokenizer/checkpoints/last/model"
-    run(
-        *("pretrain", *common, *PRETRAIN, "--steps", 3, "--tokenizer", tokenizer),
-        *("--output_dir", root / "pretrain"),
-    )
-    base = root / "pretrain/checkpoints/last/model"
-    run(
-        *("finetune", *common, *FINETUNE, "--steps", 2, "--model", base),
-        *("--output_dir", root / "finetune"),
-    )
-    return root
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(folder: Path) -> dict:
-    """Of what the run exported: a world model's transformer, or a tokenizer."""
-    model = folder / "checkpoints/last/model"
-    file = model / "transformer/model.safetensors"
-    return load_file(file if file.exists() else model / "model.safetensors")
 
 
 def test_finetuning_logs_what_it_promises(trained):
@@ -300,120 +237,6 @@ def test_rollouts_are_rendered(trained, tmp_path):
         *("--output_dir", tmp_path / "videos"),
     )
     assert len(list((tmp_path / "videos").glob("*.mp4"))) == 2
-
-
-def fails(capsys, *arguments: object) -> str:
-    assert main([str(argument) for argument in arguments]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert lines[-1].startswith("vidwm: error: ") and "Traceback" not in "".join(lines)
-    return lines[-1]
-
-
-def test_actions_of_another_robot_are_refused(trained, tmp_path, capsys):
-    data = write_episodes(tmp_path / "three", actions=3)
-    model = trained / "pretrain/checkpoints/last/model"
-    message = fails(
-        *(capsys, "finetune", "--data", data, "--model", model, "--output_dir", tmp_path / "x")
-    )
-    assert "3" in message and "expects 2" in message and not (tmp_path / "x").exists()
-
-
-def test_episodes_too_short_are_refused(trained, tmp_path, capsys):
-    data = write_episodes(tmp_path / "short", frames=3)
-    model = trained / "pretrain/checkpoints/last/model"
-    message = fails(
-        *(capsys, "finetune", "--data", data, "--model", model, "--output_dir", tmp_path / "x")
-    )
-    assert "long enough" in message and "3" in message
-
-
-def test_another_resolution_is_refused_unless_resized(trained, tmp_path, capsys):
-    folder = tmp_path / "large"
-    folder.mkdir()
-    video = np.zeros((8, 32, 32, 3), np.uint8)
-    for index in range(3):
-        np.savez(folder / f"{index}.npz", image=video, action=np.zeros((8, 2), np.float32))
-    model = trained / "pretrain/checkpoints/last/model"
-    command = ("evaluate", "--data", folder, "--model", model, "--bootstrap", 100)
-    pretrain = ("pretrain", "--data", folder, *PRETRAIN, "--steps", 1)
-    tokenizer = ("--tokenizer", trained / "tokenizer/checkpoints/last/model")
-    for words in (command, (*pretrain, *tokenizer)):
-        message = fails(capsys, *words, "--output_dir", tmp_path / words[0])
-        assert "32x32" in message and "16x16" in message and "--resize" in message
-        run(*words, "--output_dir", tmp_path / words[0], "--resize")
-
-
-@pytest.mark.parametrize("what", ["missing", "unknown", "truncated", "nan"])
-def test_data_that_cannot_be_used_is_exit_code_2(trained, tmp_path, capsys, what):
-    data = tmp_path / "data"
-    if what == "unknown":
-        data.mkdir()
-        (data / "notes.txt").write_text("nothing to see")
-    elif what != "missing":
-        shutil.copytree(trained / "data", data)
-        file = data / "episode_0.npz"
-        if what == "truncated":
-            file.write_bytes(file.read_bytes()[:500])
-        else:
-            arrays = dict(np.load(file))
-            arrays["action"][2] = np.nan
-            np.savez(file, **arrays)
-    message = fails(
-        *(capsys, "tokenizer", "--data", data, *TOKENIZER, "--steps", 1),
-        *("--output_dir", tmp_path / "run"),
-    )
-    assert str(data) in message or "episode_0" in message
-    assert not (tmp_path / "run").exists()
-
-
-def test_settings_that_do_not_fit_are_told_before_anything_is_read(tmp_path, capsys):
-    message = fails(
-        *(capsys, "pretrain", "--data", "absent", "--tokenizer", "absent", "--num_heads", 4),
-        *("--num_kv_heads", 3, "--output_dir", tmp_path / "run"),
-    )
-    assert "num_kv_heads" in message
-
-
-def test_gold_metrics_need_held_out_episodes(trained, tmp_path, capsys):
-    model = tmp_path / "model"
-    shutil.copytree(trained / "pretrain/checkpoints/last/model", model)
-    setting = json.loads((model / "world_model.json").read_text())
-    (model / "world_model.json").write_text(json.dumps(setting | {"heldout": 0.0}))
-    message = fails(
-        *(capsys, "finetune", "--data", trained / "data", "--model", model, "--reward", "mae=1"),
-        *("--stop_when_gold_falls", "true", "--output_dir", tmp_path / "run"),
-    )
-    assert "needs held-out episodes" in message
-
-
-def test_a_run_is_not_overwritten(trained, capsys):
-    model = trained / "pretrain/checkpoints/last/model"
-    before = (trained / "finetune/metrics.jsonl").read_bytes()
-    message = fails(
-        *(capsys, "finetune", "--data", trained / "data", "--model", model),
-        *("--output_dir", trained / "finetune"),
-    )
-    assert "--resume" in message and (trained / "finetune/metrics.jsonl").read_bytes() == before
-
-
-@pytest.mark.parametrize("part", ["world_model.json", "transformer/model.safetensors"])
-def test_a_damaged_checkpoint_is_named(trained, tmp_path, capsys, part):
-    model = tmp_path / "model"
-    shutil.copytree(trained / "pretrain/checkpoints/last/model", model)
-    content = (model / part).read_bytes()
-    (model / part).write_bytes(content[: len(content) // 2])
-    command = ("evaluate", "--data", trained / "data", "--model", model, "--output_dir", "x")
-    assert Path(part).name in fails(capsys, *command)
-    (model / part).unlink()
-    assert Path(part).name in fails(capsys, *command)
-
-
-def test_an_unknown_reward_is_refused(trained, tmp_path, capsys):
-    message = fails(
-        *(capsys, "finetune", "--data", trained / "data", "--reward", "lpip=1"),
-        *("--model", trained / "pretrain/checkpoints/last/model", "--output_dir", tmp_path / "x"),
-    )
-    assert "lpip" in message and "lpips" in message
 
 
 def test_finetuning_on_a_part_of_the_horizon(trained, tmp_path, capsys):

@@ -103,6 +103,18 @@ class CacheOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HorizonOptions(Options):
+    """How old a context, and how much of the horizon, the transformer is trained on."""
+
+    context_gap: int = option(
+        0, "multi-step: frames in full come from up to so many steps back (paper: 15)", at_least=0
+    )
+    horizon_curriculum: int = option(
+        0, "steps over which the predicted frames grow from 1 to the horizon", at_least=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(NewModelOptions, AugmentOptions, TrainOptions):
     """The tokenizer: frames to tokens and back."""
 
@@ -181,7 +193,9 @@ class TokenizerConfig(NewModelOptions, AugmentOptions, TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(NewModelOptions, ActionOptions, AugmentOptions, LoraOptions, TrainOptions):
+class PretrainConfig(
+    NewModelOptions, ActionOptions, AugmentOptions, HorizonOptions, LoraOptions, TrainOptions
+):
     """The world model, trained by maximum likelihood."""
 
     tokenizer: Path | None = option(None, "tokenizer folder (none: that of init_from)")
@@ -193,12 +207,6 @@ class PretrainConfig(NewModelOptions, ActionOptions, AugmentOptions, LoraOptions
     learning_rate: float = option(3e-4, "peak learning rate of AdamW", above=0)
     context_frames: int = option(2, "frames given", at_least=1)
     horizon: int = option(4, "frames predicted", at_least=1)
-    context_gap: int = option(
-        0, "multi-step: frames in full come from up to so many steps back (paper: 15)", at_least=0
-    )
-    horizon_curriculum: int = option(
-        0, "steps over which the predicted frames grow from 1 to the horizon", at_least=0
-    )
     context: Literal["true", "predicted"] = option(
         "true", "predicted: some clips go on from frames that the model imagined"
     )

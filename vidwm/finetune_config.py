@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from vidwm.adapt_config import AdaptOptions
-from vidwm.config import CacheOptions, ResizeOptions, TrainOptions
+from vidwm.config import CacheOptions, HorizonOptions, ResizeOptions, TrainOptions
 from vidwm.lora_config import LoraOptions
 from vidwm.options import changed, option
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(ResizeOptions, CacheOptions, LoraOptions, AdaptOptions, TrainOptions):
+class FinetuneConfig(
+    ResizeOptions, CacheOptions, HorizonOptions, LoraOptions, AdaptOptions, TrainOptions
+):
     """GRPO: the world model, post-trained on decoded predictions."""
 
     model: Path | None = option(None, "world model folder (or give from)")
@@ -55,12 +57,6 @@ class FinetuneConfig(ResizeOptions, CacheOptions, LoraOptions, AdaptOptions, Tra
     num_iterations: int = option(1, "passes over each rollout batch", at_least=1)
     mini_batches: int = option(1, "updates per pass, each on its share of contexts", at_least=1)
     micro_batch: int = option(0, "contexts per backward pass (0: all at once)", at_least=0)
-    context_gap: int = option(
-        0, "multi-step: frames in full come from up to so many steps back (paper: 15)", at_least=0
-    )
-    horizon_curriculum: int = option(
-        0, "steps over which the predicted frames grow from 1 to the horizon", at_least=0
-    )
     horizon: int = option(0, "frames to predict, at most the model's (0: all)", at_least=0)
     min_spread: float = option(1e-6, "groups with less reward deviation are dropped", at_least=0)
     eval_every: int = option(25, "steps between held-out scores (0: none)", at_least=0)

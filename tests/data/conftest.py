@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -171,3 +172,9 @@ def edit_json() -> Callable[[Path, Callable[[dict[str, Any]], None]], None]:
         file.write_text(json.dumps(content))
 
     return edit
+
+
+@pytest.fixture()
+def copy(lerobot: tuple[Path, Any, Any], tmp_path: Path) -> Path:
+    """A copy of the LeRobot dataset that a test may break."""
+    return Path(shutil.copytree(lerobot[0], tmp_path / "set"))

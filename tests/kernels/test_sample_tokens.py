@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from vidwm_kernels.dispatch import VARIABLE
 from vidwm_kernels.sample_tokens import Drawn, fused, reference, sample_tokens, token_states
-from vidwm_kernels.sample_tokens.counter import _splitmix, uniforms
+from vidwm_kernels.sample_tokens.counter import uniforms
 from vidwm_kernels.testing import assert_close
 
 PROBABILITIES = torch.tensor([0.1, 0.4, 0.2, 0.3])
@@ -64,20 +63,6 @@ def model(R: int, D: int, V: int, dtype: torch.dtype = torch.float32) -> tuple[T
     head = torch.randn(V, D) * 2 / D**0.5
     inputs = (torch.randn(R, D) * 30, torch.rand(D) + 0.5, head)
     return *(x.to(dtype) for x in inputs), states(R)
-
-
-def both(monkeypatch: pytest.MonkeyPatch, *inputs: Tensor, **settings: Any) -> tuple[Drawn, Drawn]:
-    """What the reference and what the fused kernels draw."""
-    monkeypatch.setenv(VARIABLE, "reference")
-    expected = sample_tokens(*inputs, with_entropy=True, **settings)
-    monkeypatch.setenv(VARIABLE, "triton")
-    return expected, sample_tokens(*inputs, with_entropy=True, **settings)
-
-
-def assert_equal_draws(found: Drawn, expected: Drawn, dtype: torch.dtype = torch.float32) -> None:
-    assert torch.equal(found.tokens, expected.tokens)
-    for a, b in zip(found[1:], expected[1:], strict=True):
-        assert_close("sample_tokens", a, b, dtype)
 
 
 def assert_drawn_from(tokens: Tensor, expected: Tensor) -> None:
@@ -255,96 +240,6 @@ def test_filters_in_turn_equal_their_definition(offset: float, draw: Draw) -> No
         assert_logprobs(drawn, probabilities / probabilities.sum())
 
 
-@pytest.mark.parametrize("settings", FILTERS)
-@pytest.mark.parametrize(
-    ("R", "D", "V"), [(1, 8, 1), (3, 33, 5), (17, 200, 127), (3, 64, 1920), (70, 47, 300)]
-)
-def test_fused_equals_reference(
-    R: int, D: int, V: int, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected, found = both(monkeypatch, *model(R, D, V), **settings)
-    assert_equal_draws(found, expected)
-
-
-@pytest.mark.parametrize("per_row", [False, True])
-def test_fused_equals_reference_with_a_mask_and_strides(
-    per_row: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hidden, weight, head, names = model(24, 40, 300)
-    legal = torch.rand(24, 600) < 0.2
-    inputs = (
-        hidden.view(6, 4, 40).transpose(0, 1),
-        torch.stack([weight, weight], dim=1)[:, 0],
-        head.T.contiguous().T,
-        names.view(6, 4).T,
-    )
-    mask = legal.view(6, 4, 600)[..., ::2].transpose(0, 1) if per_row else legal[0, ::2]
-    for settings in FILTERS:
-        expected, found = both(monkeypatch, *inputs, legal=mask, **settings)
-        assert found.tokens.shape == (4, 6)
-        assert_equal_draws(found, expected)
-
-
-@pytest.mark.parametrize("settings", FILTERS)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_fused_in_half_precision_equals_its_rounded_product(
-    dtype: torch.dtype, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only hidden * norm_weight is rounded; from there on it is the definition, to the token."""
-    hidden, weight, head, names = model(19, 72, 200, dtype)
-    scale = (hidden.float().square().mean(-1, keepdim=True) + 1e-6).rsqrt()
-    exact = hidden.float() * weight.float()
-    # Triton's interpreter cuts fp32 off to bf16, where a GPU rounds.
-    cut = (exact.view(torch.int32) & -(2**16)).view(torch.float32)
-    rounded = cut if dtype == torch.bfloat16 else exact.half().float()
-    logits = F.linear(rounded, head.float()) * scale
-    expected = reference.sample_from_logits(logits, names, with_entropy=True, **settings)
-    found = both(monkeypatch, hidden, weight, head, names, **settings)[1]
-    assert_equal_draws(found, expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_fused_in_half_precision_is_near_the_reference(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected, found = both(monkeypatch, *model(150, 96, 200, dtype))
-    same = found.tokens == expected.tokens
-    # A race changes with twice the total variation distance: 0.003 per row in bf16, 0.4 of these.
-    assert (~same).sum() <= 2
-    for a, b in zip(found[1:], expected[1:], strict=True):
-        assert_close("sample_tokens", a[same], b[same], dtype)
-
-
-def test_fused_takes_a_half_precision_head_under_fp32_states(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    hidden, weight, head, names = model(9, 40, 100)
-    expected, found = both(monkeypatch, hidden, weight, head.bfloat16(), names)
-    assert_close("sample_tokens", found.entropy, expected.entropy, torch.bfloat16)
-
-
-def test_fp16_states_may_be_as_large_as_fp16_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden, weight, head, names = model(4, 32, 20, torch.float16)
-    hidden[:, 3] = 60000.0
-    expected, found = both(monkeypatch, hidden, weight * 4, head, names)
-    assert torch.equal(found.tokens, expected.tokens)
-
-
-def test_the_fused_default_is_two_launches_and_writes_no_logits() -> None:
-    inputs = model(16, 768, 4375, torch.bfloat16)
-    launches, _ = fused.plan(*inputs)
-    assert [launch.name for launch in launches] == ["_draw", "_merge"]
-    launches, _ = fused.plan(*inputs, top_k=9, top_p=0.9, min_p=0.1, with_entropy=True)
-    given = {x.data_ptr() for x in inputs}
-    scratch = {
-        x.data_ptr(): x.nbytes
-        for launch in launches
-        for x in launch.args.values()
-        if isinstance(x, Tensor) and x.data_ptr() not in given
-    }
-    assert sum(scratch.values()) < 16 * 4375  # logits would be four times as many bytes
-
-
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0, 3), (2, 3)])
 def test_any_number_of_rows(shape: tuple[int, ...], sample: Draw) -> None:
     hidden, weight, head, _ = model(1, 8, 5)
@@ -433,48 +328,6 @@ def test_what_cannot_be_drawn_is_an_error(wrong: dict[str, Any], message: str) -
     sample_tokens(**right)
     with pytest.raises(ValueError, match=message):
         sample_tokens(**(right | wrong))
-
-
-def test_mixing_is_splitmix64() -> None:
-    # First output of the published generator for state 1234567.
-    assert _splitmix(torch.tensor(1234567)).item() == 6457827717110365317
-
-
-def test_states_depend_on_the_four_names_alone() -> None:
-    keys = torch.tensor([5, -7, 2**62, 0])
-    rollouts, places = torch.arange(6), torch.arange(12).view(3, 4)
-    whole = token_states(3, keys, rollouts, places)
-    assert whole.shape == (4, 6, 3, 4) and whole.dtype == torch.int64
-    part = token_states(3, keys[[2, 0]], rollouts[4:], places[1])
-    assert torch.equal(part, whole[[2, 0]][:, 4:, 1])
-
-
-def test_states_change_with_each_name() -> None:
-    names = torch.arange(40)
-    seeds = [-(2**63), -1, 0, 1, 2**62, 2**64 - 2]
-    found = torch.stack([token_states(seed, names, names, names) for seed in seeds])
-    assert found.unique().numel() == found.numel()
-
-
-def test_the_number_of_an_id_depends_on_state_and_id_alone() -> None:
-    names = token_states(0, torch.arange(5), torch.arange(3), torch.arange(2))
-    whole = uniforms(names, 0, 100)
-    assert whole.shape == (5, 3, 2, 100) and whole.dtype == torch.float32
-    assert torch.equal(uniforms(names[2], 30, 70), whole[2, ..., 30:70])
-
-
-def test_numbers_are_flat_and_uncorrelated_along_every_name() -> None:
-    names = token_states(0, torch.arange(16), torch.arange(16), torch.arange(16))
-    numbers = uniforms(names, 0, 128).double()
-    assert numbers.min() > 0 and numbers.max() < 1
-    counts = torch.histc(numbers, bins=64, min=0, max=1)
-    expected = numbers.numel() / 64
-    chi_square = ((counts - expected) ** 2 / expected).sum()
-    assert abs(chi_square - 63) < 4 * math.sqrt(2 * 63)
-    centred = numbers - 0.5
-    for axis in range(4):
-        lagged = (centred * centred.roll(1, axis)).mean() * 12
-        assert abs(lagged) < 4 / math.sqrt(numbers.numel())
 
 
 @pytest.mark.usefixtures("implementation")

@@ -10,6 +10,7 @@ import torch
 from tests.rollout.test_engine import LAYOUT, assert_equal, model, request
 from vidwm.errors import UserError
 from vidwm.reward.repetition import repeats
+from vidwm.rollout.decoder import Decoder
 from vidwm.rollout.engine import Rollouts, generate
 from vidwm.rollout.naive import generate_naive
 from vidwm.rollout.sampling import Sampling
@@ -54,3 +55,16 @@ def test_drafts_do_not_mix_with_it() -> None:
 def test_a_negative_number_of_tries() -> None:
     with pytest.raises(UserError, match="reject_repeats must be at least 0"):
         Sampling(reject_repeats=-1)
+
+
+@pytest.mark.parametrize("tries", [0, 3])
+def test_passes_of_frames_drawn_anew_are_counted(
+    tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    step = Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda *args: passes.append(1) or step(*args))
+    found = drawn(tries, horizon=LAYOUT.horizon, drafts=False)
+    N, h, A = LAYOUT.tokens_per_frame, LAYOUT.horizon, LAYOUT.action_dims
+    assert (len(passes) > h * N - 1) == (tries > 0)
+    assert found.tokens_per_pass == pytest.approx((h * N + (h - 1) * A - 1) / len(passes))

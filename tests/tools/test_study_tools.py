@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import study  # noqa: E402
 import study_best_of  # noqa: E402
 
+from vidwm.config import EvaluateConfig  # noqa: E402
 from vidwm.config_loader import load_config  # noqa: E402
 from vidwm.finetune_config import FinetuneConfig  # noqa: E402
 
@@ -61,3 +62,36 @@ def test_intervals_are_over_episodes() -> None:
     values = np.array([[1.0], [3.0], [10.0]])
     ((value, low, high),) = study_best_of.intervals(values, np.array([0, 0, 1]))
     assert value == 6.0 and 2.0 <= low < 6.0 < high <= 10.0
+
+
+def test_a_folder_that_was_asked_other_things_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, folder, ran = tmp_path / "config.yaml", tmp_path / "variant", []
+    config.write_text(f"model: {ROOT / 'assets/tiny'}\ndata: {ROOT / 'assets/sample'}\n")
+
+    def trained(settings: FinetuneConfig) -> Path:
+        ran.append(settings.steps)
+        return folder / "finetune/checkpoints/00000003/model"
+
+    def reported(settings: EvaluateConfig) -> None:
+        settings.output_dir.mkdir(parents=True)
+        (settings.output_dir / "report.json").write_text('{"found": 1}')
+
+    monkeypatch.setattr(study, "finetune", trained)
+    monkeypatch.setattr(study, "evaluate", reported)
+    asked = (config, {"group_size": "4"})
+    for _ in range(2):  # the second time it is read
+        assert study.measured(*asked, 3, folder, 2) == {"found": 1} and ran == [3]
+    others = [
+        (config, {"group_size": "8"}, 3, folder, 2),
+        (*asked, 4, folder, 2),
+        (*asked, 3, folder, 1),
+    ]
+    for other in others:
+        with pytest.raises(SystemExit, match="variant was asked other things"):
+            study.measured(*other)
+    config.write_text(config.read_text() + "beta: 0.5\n")
+    with pytest.raises(SystemExit, match="variant was asked other things"):
+        study.measured(*asked, 3, folder, 2)
+    assert ran == [3]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.test_pipeline import TOKENIZER, fails, metrics, run, weights
+from tests.pipeline import TOKENIZER, fails, metrics, run, weights
 from vidwm.data.datasets import open_dataset
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.compressive_config import CompressiveConfig
@@ -200,3 +200,18 @@ def test_positions_are_made_for_a_longer_horizon_and_missed_without(data, tmp_pa
     assert start.setting.horizon == 3 and start.size == (16, 16)
     assert start.setting.frame_skip == 2 and start.layout.action_dims == 12
     assert start.transformer.config.max_position_embeddings == start.layout.sequence_length
+
+
+def test_a_start_made_by_other_settings_is_not_gone_on_with(data, tmp_path, capsys, monkeypatch):
+    old, out = released(tmp_path / "old", compressive=False), tmp_path / "out"
+    words = ("finetune", "--from", old, "--data", data, *QUICK, "--output_dir", out)
+    none = ("--pretrain_steps", 0, "--steps", 0)
+    run(*words, *none)
+    before = (out / "config.yaml").read_text()
+    other = ("--resume", "--heldout", 0.4, "--horizon", 2, "--learning_rate", 0.5)
+    say = fails(capsys, *words, *none, *other)
+    assert "heldout = 0.3 (now 0.4), horizon = 0 (now 2): resume" in say
+    assert "learning_rate" not in say and str(out / "config.yaml") in say
+    assert (out / "config.yaml").read_text() == before
+    monkeypatch.chdir(data.parent)  # the same folder by another name is the same setting
+    run(*words, *none, "--resume", "--data", data.name, "--learning_rate", 0.5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.test_pipeline import PRETRAIN, TOKENIZER, fails, metrics, run, weights, write_episodes
+from tests.pipeline import PRETRAIN, TOKENIZER, fails, metrics, run, weights, write_episodes
 from tests.training.test_sharpness import BINS, LAYOUT, PROMPT, TOKENS, small
 from vidwm.lora_config import LoraOptions
 from vidwm.training.lora import PROJECTIONS, add_adapters, merged

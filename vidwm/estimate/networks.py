@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
 
 from vidwm.config import PretrainConfig, TokenizerConfig
 from vidwm.data.action_semantics import ActionSemantics
+from vidwm.data.clip import EpisodeDataset
 from vidwm.data.meant import with_meaning
 from vidwm.data.recordings import open_recordings
 from vidwm.errors import UserError
+from vidwm.finetune_config import FinetuneConfig
 from vidwm.reward.perceptual import TRUNKS, PerceptualNet
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.compressive_config import CompressiveConfig
 from vidwm.tokenizer.open_tokenizer import Tokenizer, open_tokenizer
+from vidwm.tokenizer.resized import resized
 from vidwm.tokenizer.vqgan_frame import VQGANConfig, VQGANTokenizer
+from vidwm.training.new_robot import refitted
 from vidwm.training.new_tokenizer import starting_tokenizer
 from vidwm.training.new_transformer import transformer_config
 from vidwm.world_model.actions import ActionBins
@@ -57,9 +62,7 @@ def model_to_pretrain(config: PretrainConfig) -> WorldModel:
     tokenizer = tokenizer_at(config.tokenizer)
     names: tuple[str, ...] = tuple(RT1)
     if config.tokenizer.exists() or config.data.exists():
-        semantics = ActionSemantics(form=config.action_form, skipped=config.skipped_actions)
-        dataset = with_meaning(open_recordings(config), semantics, config.frame_skip)
-        names = tuple(dataset.action_names)
+        names = tuple(_as_meant(config).action_names)
     setting = Setting(
         context_frames=config.context_frames,
         horizon=config.horizon,
@@ -70,12 +73,45 @@ def model_to_pretrain(config: PretrainConfig) -> WorldModel:
         split_seed=config.split_seed,
         shared_action_ids=config.shared_action_ids,
     )
-    one = torch.ones(len(names))
-    bins = ActionBins(low=-one, high=one, bins=config.action_bins)
+    bins = _some_bins(names, config.action_bins)
     layout = codec_for(tokenizer, bins, setting).layout
     with META:
         transformer = Transformer(transformer_config(config, layout))
     return WorldModel(tokenizer, transformer, bins, setting)
+
+
+def model_to_adapt(config: FinetuneConfig) -> WorldModel:
+    """What a `vidwm finetune --from` run starts from; the size of a released model with its own
+    frames and actions, unless the data is there.
+    """
+    assert config.from_ is not None
+    old = model_at(config.from_)
+    size, names = old.size, old.setting.action_names
+    if config.from_.exists() or config.data.exists():
+        dataset = _as_meant(config)
+        names = tuple(dataset.action_names)
+        if not config.resize:
+            size = dataset.episode(0).frames.shape[2:]
+    setting = dataclasses.replace(
+        old.setting,
+        horizon=config.horizon or old.setting.horizon,
+        frame_skip=config.frame_skip,
+        action_names=names,
+    )
+    with META:
+        tokenizer = resized(old.tokenizer, config.height or size[0], config.width or size[1])
+    return refitted(old, tokenizer, _some_bins(names, old.actions.bins), setting)
+
+
+def _as_meant(config: PretrainConfig | FinetuneConfig) -> EpisodeDataset:
+    """The recordings, with actions as a new model would have them."""
+    semantics = ActionSemantics(form=config.action_form, skipped=config.skipped_actions)
+    return with_meaning(open_recordings(config), semantics, config.frame_skip)
+
+
+def _some_bins(names: tuple[str, ...], count: int) -> ActionBins:
+    one = torch.ones(len(names))
+    return ActionBins(low=-one, high=one, bins=count)
 
 
 def model_at(folder: Path) -> WorldModel:

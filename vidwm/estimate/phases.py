@@ -2,10 +2,13 @@
 
 Formulas only where nothing can be counted: a decode step reads all weights, the shared prefixes and
 what every rollout has written so far; AdamW reads and writes weights, gradients and two moments.
+Low-rank updates are counted as they are trained: the matrices beside them have no gradients, and
+rollouts are drawn from a plain copy that the updates are merged into.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +21,7 @@ from vidwm.estimate.counting import Cost, Work, cost
 from vidwm.estimate.gpus import Gpu
 from vidwm.estimate.networks import perceptual_net
 from vidwm.finetune_config import FinetuneConfig
+from vidwm.lora_config import LoraOptions
 from vidwm.reward.mix import network_of, parse_reward
 from vidwm.reward.perceptual import TRUNKS
 from vidwm.rollout.kv_cache import cache_bytes
@@ -25,6 +29,7 @@ from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.frozen import freeze_but
 from vidwm.tokenizer.losses import LossWeights, reconstruction_losses
 from vidwm.tokenizer.open_tokenizer import Tokenizer
+from vidwm.training.lora import add_adapters
 from vidwm.training.reconstruction import reconstructed
 from vidwm.world_model.transformer import Transformer
 from vidwm.world_model.world_model import WorldModel
@@ -57,6 +62,15 @@ class Step:
     phases: dict[str, Phase]
     memory: dict[str, float]
     passing: dict[str, float]
+
+    @property
+    def peak(self) -> float:
+        """Bytes held at the most."""
+        return sum(self.memory.values()) + max(self.passing.values())
+
+    def floor(self, gpu: Gpu) -> float:
+        """Seconds that it takes at least."""
+        return sum(phase.floor(gpu) for phase in self.phases.values())
 
 
 StepOf = Callable[[int], Step]
@@ -101,9 +115,9 @@ def tokenizer_step(config: TokenizerConfig, tokenizer: Tokenizer) -> StepOf:
 def pretrain_step(config: PretrainConfig, model: WorldModel) -> StepOf:
     """`vidwm pretrain`; a frame tokenizer runs once for all steps, unless clips are varied.
 
-    Imagined contexts and what LoRA spares are left out.
+    Imagined contexts are left out.
     """
-    layout = model.layout
+    layout, transformer = model.layout, with_adapters(model.transformer, config, embeddings=True)
 
     def loss(transformer: Transformer, rows: int) -> Tensor:
         ids = torch.zeros(rows, layout.sequence_length - 1, dtype=torch.int64)
@@ -114,16 +128,15 @@ def pretrain_step(config: PretrainConfig, model: WorldModel) -> StepOf:
         )
 
     half = config.precision != "fp32"
-    train = cost(model.transformer, loss, backward=True, half=half)
+    train = cost(transformer, loss, backward=True, half=half)
     encodes = isinstance(model.tokenizer, CompressiveTokenizer) or config.augments
     encode = encoding(model, layout.num_frames) if encodes else None
 
     def step(clips: int) -> Step:
         phases = {"encode": Phase(encode.of(clips), half=False)} if encode else {}
         return Step(
-            phases=phases
-            | {"train": Phase(train.of(clips), half), "AdamW": adamw(model.transformer)},
-            memory=trained(model.transformer, config.ema_decay)
+            phases=phases | {"train": Phase(train.of(clips), half), "AdamW": adamw(transformer)},
+            memory=trained(transformer, config.ema_decay)
             | {"tokenizer": FP32 * size(model.tokenizer) if encodes else 0.0},
             passing={"activations": train.of(min(clips, config.micro_batch or clips)).kept},
         )
@@ -132,8 +145,9 @@ def pretrain_step(config: PretrainConfig, model: WorldModel) -> StepOf:
 
 
 def finetune_step(config: FinetuneConfig, model: WorldModel) -> StepOf:
-    """`vidwm finetune`, with rollouts decoded token by token; what LoRA spares is left out."""
+    """`vidwm finetune`, with rollouts decoded token by token."""
     layout, transformer, G = model.layout, model.transformer, config.group_size
+    policy = with_adapters(transformer, config)
     N, h = layout.tokens_per_frame, config.horizon or layout.horizon
     P, F = layout.prompt_length, h * N + (h - 1) * layout.action_dims
     encode = encoding(model, layout.context_frames)
@@ -149,7 +163,8 @@ def finetune_step(config: FinetuneConfig, model: WorldModel) -> StepOf:
 
     half = config.precision != "fp32"
     forward = cost(transformer, futures, half=half)
-    train = cost(transformer, futures, backward=True, half=half)
+    own = cost(policy, futures, half=half)
+    train = cost(policy, futures, backward=True, half=half)
     decode = cost(model, lambda m, rows: m.decode(*blank(m, rows, G * h)), half=False)
     names = {network_of(name) for name in parse_reward(config.reward)} & TRUNKS.keys()
     nets = [perceptual_net(name) for name in sorted(names)]
@@ -187,10 +202,10 @@ def finetune_step(config: FinetuneConfig, model: WorldModel) -> StepOf:
         if config.beta:
             phases["reference"] = Phase(forward.of(clips), half)
         if updates > 1:
-            phases["old log-probabilities"] = Phase(forward.of(clips), half)
+            phases["old log-probabilities"] = Phase(own.of(clips), half)
         phases["train"] = Phase(train.of(clips) * config.num_iterations, half)
-        phases["AdamW"] = adamw(transformer, updates)
-        memory = trained(transformer, config.ema_decay) | {
+        phases["AdamW"] = adamw(policy, updates)
+        memory = trained(policy, config.ema_decay) | {
             "reference": FP32 * weight * bool(config.beta),
             "tokenizer": FP32 * other,
             "perceptual networks": FP32 * sum(map(size, nets)),
@@ -198,12 +213,22 @@ def finetune_step(config: FinetuneConfig, model: WorldModel) -> StepOf:
         share = max(1, clips // config.mini_batches)
         passing = {
             "activations": train.of(min(share, config.micro_batch or share)).kept,
-            "key-value caches, bf16 weights": at_once * per_context + HALF * weight,
+            "key-value caches, weights to sample from": at_once * per_context
+            + (HALF + FP32 * bool(config.lora_rank)) * weight,
             "scoring": config.max_scoring_gb * 1e9,
         }
         return Step(phases=phases, memory=memory, passing=passing)
 
     return step
+
+
+def with_adapters(
+    transformer: Transformer, options: LoraOptions, *, embeddings: bool = False
+) -> Transformer:
+    """A copy as it is trained: with adapters and all else frozen, if the options say so."""
+    copied = copy.deepcopy(transformer)
+    add_adapters(copied, options, embeddings=embeddings)
+    return copied
 
 
 def encoding(model: WorldModel, frames: int) -> Cost:
@@ -220,13 +245,13 @@ def blank(model: WorldModel, rows: int, frames: int) -> tuple[Tensor, Tensor]:
 
 
 def trained(network: nn.Module, ema_decay: float) -> dict[str, float]:
-    """What training keeps of a network: weights, and of what learns gradients, moments, average."""
+    """What training keeps of a network: weights, of what learns gradients and moments, average."""
     learns = learning(network)
     return {
         "weights": FP32 * size(network),
         "gradients": FP32 * learns,
         "moments": 2 * FP32 * learns,
-        "average": FP32 * learns * bool(ema_decay),
+        "average": FP32 * size(network) * bool(ema_decay),
     }
 
 

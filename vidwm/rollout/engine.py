@@ -40,7 +40,8 @@ class Rollouts:
     """tokens (B, G, h, N) int64; logprobs (B, G, h, N) float32 in nats, as they were sampled.
 
     tokens_per_pass: new tokens, actions included, per rollout and pass through the transformer;
-    1 without drafts, or a little more, since actions share a pass.
+    1 without drafts, or a little more, since actions share a pass; less where frames were drawn
+    anew (`reject_repeats`), whose passes count and whose rejected tokens do not.
     """
 
     tokens: Tensor
@@ -231,8 +232,7 @@ def decode_window(
         tokens, logprobs = drafted.run(last)
         passes = drafted.passes / window.states.shape[:2].numel()
     else:
-        tokens, logprobs = decode_lockstep(decoder, cache, last, window)
-        passes = frames * window.layout.tokens_per_frame - 1
+        tokens, logprobs, passes = decode_lockstep(decoder, cache, last, window)
     per_pass = max(window.length - 1, 1) / max(passes, 1)
     return Rollouts(tokens=tokens, logprobs=logprobs, tokens_per_pass=per_pass)
 

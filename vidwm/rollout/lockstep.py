@@ -18,23 +18,25 @@ from vidwm.rollout.window import Window
 
 def decode_lockstep(
     decoder: Decoder, cache: GroupCache, states: Tensor, window: Window
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, int]:
     """Tokens and logprobs, both (B, G, frames, N); states (B, 1, 1, D) are the context's last.
 
-    An action is given, so it rides in the same step as the frame's last token.
+    An action is given, so it rides in the same step as the frame's last token. And the number of
+    passes through the transformer, those of frames drawn anew among them.
     """
     G, frames = window.states.shape[1:3]
     retries = decoder.sampling.reject_repeats
     tokens = torch.empty_like(window.states)
     logprobs = torch.empty(window.states.shape, device=window.states.device)
     previous = window.previous[:, None].expand(-1, G, -1)
-    opening = None
+    opening, passes = None, 0
     for frame in range(frames):
         randomness, start = window.states[:, :, frame], cache.length
         for attempt in range(1 + retries):
             cache.length = start
             found = _frame(decoder, cache, states, opening, randomness, window)
             tokens[:, :, frame], logprobs[:, :, frame] = found
+            passes += found[0].shape[2] - (opening is None)  # the context's states are there
             if attempt == retries:
                 break
             repeated = (found[0] == previous).all(dim=-1, keepdim=True)
@@ -45,7 +47,7 @@ def decode_lockstep(
         if frame < frames - 1:
             actions = window.actions[:, None, frame].expand(-1, G, -1)
             opening = torch.cat([previous[..., -1:], actions], dim=2)
-    return tokens, logprobs
+    return tokens, logprobs, passes
 
 
 def _frame(

@@ -6,9 +6,9 @@
     output_dir/finetune/    a run of `vidwm finetune --model pretrain/...`, as without `--from`
 
 Each is a run like any other, with a config of its own that can be changed and run by hand. Resuming
-passes over the runs that are done and goes on with the one that was stopped. Settings of training
-(precision, schedule, seed and the like) hold for all of them; steps, batch size and learning rate
-each has its own.
+passes over the runs that are done and goes on with the one that was stopped; the settings that made
+the start have to be the same. Settings of training (precision, schedule, seed and the like) hold
+for all of them; steps, batch size and learning rate each has its own.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vidwm.adapt_config import AdaptOptions
-from vidwm.config import PretrainConfig, TokenizerConfig, TrainOptions
-from vidwm.data_config import DataOptions
+from vidwm.config import TrainOptions
+from vidwm.config_loader import load_config
+from vidwm.data_config import RecordingOptions
 from vidwm.errors import UserError
 from vidwm.files import read_json
 from vidwm.finetune_config import FinetuneConfig
-from vidwm.lora_config import LoraOptions
+from vidwm.options import key
+from vidwm.training.adapt_stages import finetune_stage, pretrain_stage, tokenizer_stage
 from vidwm.training.checkpoint import list_checkpoints
 from vidwm.training.grpo import finetune
 from vidwm.training.new_robot import start_model
@@ -38,33 +40,42 @@ from vidwm.world_model.world_model import WorldModel
 
 Config = TypeVar("Config", bound=TrainOptions)
 
-# Fields of `TrainOptions` that every run has values of its own for.
-OWN = {"output_dir", "steps", "batch_size", "learning_rate", "log_every", "resume"}
+# Settings that the start is made by: which data, what its actions are, and the shape of the model.
+OF_START = [
+    *(spec.name for spec in dataclasses.fields(RecordingOptions)),
+    *(
+        spec.name
+        for spec in dataclasses.fields(AdaptOptions)
+        if not spec.name.startswith(("tokenizer_", "pretrain_"))
+    ),
+    *("episodes", "resize", "horizon"),
+]
 
 
 def adapt(config: FinetuneConfig) -> Path:
     """Make the start and run the stages; returns the folder of the newest model.
 
-    A stage that is stopped early ends the command; `--resume` goes on with it.
+    A stage that is stopped early ends the command; `--resume` goes on with it. UserError when that
+    has no start to go on from, or one that other settings made.
     """
     start = config.output_dir / "start"
     if not config.resume:
         open_run(config.output_dir, resume=False)
         _make_start(config, start)
-    elif not start.is_dir():
-        raise UserError(
-            f"There is no {start} to resume from; check --output_dir, or start anew without "
-            f"--resume in a new or empty folder."
-        )
-    RunFolder(config.output_dir).record_start(0, config)
+    else:
+        _check_start(config, start)
+        RunFolder(config.output_dir).record_start(0, config)
     chain = _Chain(config)
-    tokenizer = chain.run("tokenizer", train_tokenizer, _tokenizer_config(config, start))
+    world = read_json(start / "world_model.json")
+    clip_frames = world["context_frames"] + world["horizon"]
+    stage = tokenizer_stage(config, start, clip_frames)
+    tokenizer = chain.run("tokenizer", train_tokenizer, stage)
     if chain.stopped:
         return start
-    model = chain.run("pretrain", pretrain, _pretrain_config(config, start, tokenizer)) or start
+    model = chain.run("pretrain", pretrain, pretrain_stage(config, start, tokenizer)) or start
     if chain.stopped:
         return model
-    return chain.run("finetune", finetune, _finetune_config(config, model)) or model
+    return chain.run("finetune", finetune, finetune_stage(config, model)) or model
 
 
 class _Chain:
@@ -107,17 +118,44 @@ def _steps_done(run: RunFolder) -> int:
 
 
 def _make_start(config: FinetuneConfig, folder: Path) -> None:
-    """Write the start, all of it or nothing."""
+    """Write the start, all of it or nothing, and the settings it is made by before it."""
     assert config.from_ is not None
     old = WorldModel.from_pretrained(config.from_)
     new = start_model(config, old)
     temporary = folder.with_name(".start.tmp")
     try:
         new.save_pretrained(temporary)
+        RunFolder(config.output_dir).record_start(0, config)
         os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print("\n".join(["adapt: " + line for line in _changes(old, new)]))
+
+
+def _check_start(config: FinetuneConfig, folder: Path) -> None:
+    """UserError when there is no start, or one that other settings made, by the run's config."""
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no {folder} to resume from; check --output_dir, or start anew without "
+            f"--resume in a new or empty folder."
+        )
+    file = config.output_dir / "config.yaml"
+    made_by = load_config(FinetuneConfig, file)
+    pairs = {key(name): (getattr(made_by, name), getattr(config, name)) for name in OF_START}
+    other = [
+        f"{name} = {before} (now {now})"
+        for name, (before, now) in pairs.items()
+        if _in_full(before) != _in_full(now)
+    ]
+    if other:
+        raise UserError(
+            f"{folder} was made with {', '.join(other)}: resume with the settings of {file}, or "
+            f"adapt anew in another --output_dir."
+        )
+
+
+def _in_full(value: Any) -> Any:
+    return value.resolve() if isinstance(value, Path) else value
 
 
 def _changes(old: WorldModel, new: WorldModel) -> list[str]:
@@ -135,57 +173,3 @@ def _changes(old: WorldModel, new: WorldModel) -> list[str]:
     if (faster := round(rates[1] / rates[0])) > 1:
         lines.append(f"with --frame_skip {faster * new.setting.frame_skip} as fast as before")
     return lines
-
-
-def _tokenizer_config(config: FinetuneConfig, start: Path) -> TokenizerConfig | None:
-    if not config.tokenizer_steps:
-        return None
-    world = read_json(start / "world_model.json")
-    clip_frames = world["context_frames"] + world["horizon"]
-    return TokenizerConfig(
-        **_common(config),
-        init_from=start / "tokenizer",
-        steps=config.tokenizer_steps,
-        batch_size=config.tokenizer_batch_size,
-        learning_rate=config.tokenizer_learning_rate,
-        trained=config.tokenizer_trained,
-        clip_frames=clip_frames,
-        later_frames=min(3, clip_frames - 1),
-        heldout=config.heldout,
-        split_seed=config.split_seed,
-    )
-
-
-def _pretrain_config(
-    config: FinetuneConfig, start: Path, tokenizer: Path | None
-) -> PretrainConfig | None:
-    if not config.pretrain_steps:
-        return None
-    return PretrainConfig(
-        **_common(config),
-        **_values(config, LoraOptions),
-        init_from=start,
-        tokenizer=tokenizer,
-        steps=config.pretrain_steps,
-        batch_size=config.pretrain_batch_size,
-        learning_rate=config.pretrain_learning_rate,
-        micro_batch=config.micro_batch * config.group_size,  # as many sequences at a time
-        context_gap=config.context_gap,
-        resize=True,
-    )
-
-
-def _finetune_config(config: FinetuneConfig, model: Path) -> FinetuneConfig | None:
-    if not config.steps:
-        return None
-    defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(AdaptOptions)}
-    return dataclasses.replace(config, **defaults, model=model, resize=True)
-
-
-def _common(config: FinetuneConfig) -> dict[str, Any]:
-    values = _values(config, DataOptions) | _values(config, TrainOptions)
-    return {n: v for n, v in values.items() if n not in OWN} | {"output_dir": config.output_dir}
-
-
-def _values(config: FinetuneConfig, kind: type[Any]) -> dict[str, Any]:
-    return {spec.name: getattr(config, spec.name) for spec in dataclasses.fields(kind)}

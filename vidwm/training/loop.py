@@ -43,6 +43,12 @@ from vidwm.training.runtime import (
 from vidwm.training.tracker import Tracker
 from vidwm.training.updater import Updater, learning_rate
 
+# What a stage warns of when its held-out scores were to be measured on nothing.
+NOTHING_HELD_OUT = (
+    "no episode is held out, or none that is long enough: there are no held-out scores to go by; "
+    "hold some out with heldout when the model is made, or ask for none with eval_every 0"
+)
+
 
 class NonFiniteLoss(UserError):
     """A loss or gradient became NaN or infinite; the last checkpoint is kept."""

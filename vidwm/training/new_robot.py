@@ -25,6 +25,7 @@ from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.tokenizer.resized import resized
 from vidwm.training.action_fit import ActionFit, fit_actions
 from vidwm.training.tokenizer import mean_frame
+from vidwm.world_model.actions import ActionBins
 from vidwm.world_model.new_actions import for_layout
 from vidwm.world_model.range_report import range_lines
 from vidwm.world_model.world_model import Setting, WorldModel, codec_for
@@ -39,10 +40,17 @@ def start_model(config: FinetuneConfig, old: WorldModel) -> WorldModel:
     print("\n".join(range_lines(actions.report)))
     setting = _setting(config, dataset, actions, old.setting)
     tokenizer = _tokenizer(config, dataset, train, old.tokenizer)
-    layout = codec_for(tokenizer, actions.bins, setting).layout
+    return refitted(old, tokenizer, actions.bins, setting)
+
+
+def refitted(
+    old: WorldModel, tokenizer: Tokenizer, bins: ActionBins, setting: Setting
+) -> WorldModel:
+    """`old` with its transformer as another tokenizer, of its own codes, and actions have it."""
+    layout = codec_for(tokenizer, bins, setting).layout
     names = (old.setting.action_names, setting.action_names)
     transformer = for_layout(old.transformer, old.layout, layout, *names)
-    return WorldModel(tokenizer, transformer, actions.bins, setting)
+    return WorldModel(tokenizer, transformer, bins, setting)
 
 
 def _setting(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vidwm.config import TokenizerConfig
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.compressive_config import RELEASED_SIZE, CompressiveConfig
@@ -14,54 +16,35 @@ def starting_tokenizer(config: TokenizerConfig, recorded: tuple[int, int]) -> To
     """A new one, or the one to start from; recorded (H, W): the size of the data's frames."""
     if config.init_from:
         return open_tokenizer(config.init_from)
-    size = (config.height or recorded[0], config.width or recorded[1])
+    shared: dict[str, Any] = {
+        "height": config.height or recorded[0],
+        "width": config.width or recorded[1],
+        "widths": config.widths,
+        "blocks": config.blocks,
+        "fsq_levels": config.fsq_levels,
+    }
     if config.kind == "frame":
-        return FrameTokenizer(_frame_network(config, *size))
+        return FrameTokenizer(
+            FrameTokenizerConfig(
+                **shared,
+                patch=config.patch,
+                quantizer=config.quantizer,
+                codebook_size=config.codebook_size,
+                code_dim=config.code_dim,
+            )
+        )
+    shared |= {"groups": config.norm_groups, "latent": config.latent_dim}
     if config.kind == "vqgan":
-        return VQGANTokenizer(_vqgan_network(config, *size))
-    tokenizer = CompressiveTokenizer(_compressive_network(config, *size))
+        return VQGANTokenizer(VQGANConfig(**shared))
+    # The two coarsest levels look at the context, as those of the released one.
+    coarse = len(config.widths) - 2
+    tokenizer = CompressiveTokenizer(
+        CompressiveConfig(
+            **shared,
+            context_levels=config.context_levels,
+            patch=config.patch,
+            attention_height=RELEASED_SIZE[0] // 2 ** (coarse + 1),
+        )
+    )
     tokenizer.start_in_place()
     return tokenizer
-
-
-def _frame_network(config: TokenizerConfig, height: int, width: int) -> FrameTokenizerConfig:
-    return FrameTokenizerConfig(
-        height=height,
-        width=width,
-        patch=config.patch,
-        widths=tuple(config.widths),
-        blocks=config.blocks,
-        quantizer=config.quantizer,
-        fsq_levels=tuple(config.fsq_levels),
-        codebook_size=config.codebook_size,
-        code_dim=config.code_dim,
-    )
-
-
-def _vqgan_network(config: TokenizerConfig, height: int, width: int) -> VQGANConfig:
-    return VQGANConfig(
-        height=height,
-        width=width,
-        widths=tuple(config.widths),
-        blocks=config.blocks,
-        groups=config.norm_groups,
-        latent=config.latent_dim,
-        fsq_levels=tuple(config.fsq_levels),
-    )
-
-
-def _compressive_network(config: TokenizerConfig, height: int, width: int) -> CompressiveConfig:
-    """The two coarsest levels look at the context, as those of the released one."""
-    coarse = len(config.widths) - 2
-    return CompressiveConfig(
-        height=height,
-        width=width,
-        widths=tuple(config.widths),
-        blocks=config.blocks,
-        groups=config.norm_groups,
-        latent=config.latent_dim,
-        context_levels=tuple(config.context_levels),
-        fsq_levels=tuple(config.fsq_levels),
-        patch=config.patch,
-        attention_height=RELEASED_SIZE[0] // 2 ** (coarse + 1),
-    )

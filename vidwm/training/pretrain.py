@@ -44,7 +44,7 @@ from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, open_tokenizer
 from vidwm.training.action_fit import fit_actions
 from vidwm.training.caching import token_contents
 from vidwm.training.curriculum import horizon_at
-from vidwm.training.loop import Stage, fit
+from vidwm.training.loop import NOTHING_HELD_OUT, Stage, fit
 from vidwm.training.lora import add_adapters, merged, merged_into
 from vidwm.training.new_model import gone_on_with, new_world_model, settings_of
 from vidwm.training.older_context import check_gap
@@ -84,6 +84,8 @@ class PretrainStage(Stage):
         self.model, self.train, self.heldout, self.config = model, train, heldout, config
         self.fps = model.setting.model_fps
         self.eval_every = config.eval_every
+        if heldout is None and config.eval_every:
+            self.warning = NOTHING_HELD_OUT
         self.device = pick_device(config.device)
         self.modules: dict[str, nn.Module] = {"transformer": model.transformer}
         self.places = model.layout.logit_positions().to(self.device)
@@ -159,7 +161,9 @@ class PretrainStage(Stage):
     def sample_videos(self) -> Mapping[str, Tensor]:
         """Strips of held-out predictions: context, truth, prediction, difference.
 
-        All of them decoded from tokens, so what the tokenizer loses is in none of the differences.
+        The context is all that the model is given: of a multi-step model the frames in full, which
+        may be older, and then the newest. All of them are decoded from tokens, so what the
+        tokenizer loses is in none of the differences.
         """
         if self.heldout is None:
             return {}
@@ -174,12 +178,12 @@ class PretrainStage(Stage):
             keys=torch.arange(len(context)),
             sampling=Sampling(seed=self.config.seed),
         )
-        last = model.layout.last_frame(context)[:, None]
-        true = torch.cat([last, clips.tokens.to(self.device)], dim=1)
-        true = model.decode(true, context).cpu()
+        given = model.codec.decode_context(context).cpu()
+        true = model.decode(clips.tokens.to(self.device), context).cpu()
         predicted = model.decode(rollouts.tokens[:, 0], context).cpu()
         return {
-            f"heldout_{i}": strip(true[i, :1], true[i, 1:], predicted[i]) for i in range(len(true))
+            f"heldout_{i}": strip(*videos)
+            for i, videos in enumerate(zip(given, true, predicted, strict=True))
         }
 
     def export(self, directory: Path) -> None:

@@ -23,6 +23,7 @@ from vidwm.data.sampler import ClipSource, evenly_spread
 from vidwm.data.selection import split_dataset
 from vidwm.data_config import AugmentOptions
 from vidwm.device import pick_device
+from vidwm.errors import UserError
 from vidwm.reward.perceptual import load_perceptual
 from vidwm.reward.pixels import mae, psnr
 from vidwm.tokenizer.compressive import CompressiveTokenizer
@@ -37,6 +38,7 @@ from vidwm.tokenizer.losses import (
     reconstruction_losses,
 )
 from vidwm.tokenizer.open_tokenizer import Tokenizer
+from vidwm.tokenizer.vq import VQ
 from vidwm.training.loop import Stage, fit
 from vidwm.training.new_tokenizer import starting_tokenizer
 from vidwm.training.reconstruction import Part, reconstructed
@@ -220,6 +222,11 @@ def train_tokenizer(config: TokenizerConfig) -> Path:
     frame = dataset.episode(0).frames[0]
     tokenizer = starting_tokenizer(config, frame.shape[1:])
     freeze_but(tokenizer, config.trained)
+    if config.micro_batch and isinstance(tokenizer.quantizer, VQ) and tokenizer.quantizer.learning:
+        raise UserError(
+            f"The tokenizer {config.init_from} has a vq codebook, which learns by the batch: leave "
+            f"micro_batch at 0, or keep the codebook with trained = networks or decoder."
+        )
     compressive = isinstance(tokenizer, CompressiveTokenizer)
     sources = [
         ClipSource(

@@ -40,6 +40,10 @@ class Codec(Protocol):
         """tokens (B, ..., N) after contexts (B, ...) -> frames (B, ..., 3, H, W) in [0, 1]."""
         ...
 
+    def decode_context(self, context: Tensor) -> Tensor:
+        """The frames that contexts (B, ...) hold, in order of time: (B, .., 3, H, W) in [0, 1]."""
+        ...
+
     def rows(self, tokens: Tensor, context: Tensor) -> tuple[Tensor, DecodeRows]:
         """tokens (B, ..., N) -> rows (B, ..., R), and what decodes any (M, R) of them.
 
@@ -67,6 +71,9 @@ class FrameCodec:
 
     def decode(self, tokens: Tensor, context: Tensor) -> Tensor:
         return self.tokenizer.decode(tokens)
+
+    def decode_context(self, context: Tensor) -> Tensor:
+        return self.tokenizer.decode(context)
 
     def rows(self, tokens: Tensor, context: Tensor) -> tuple[Tensor, DecodeRows]:
         return tokens, self.tokenizer.decode
@@ -104,6 +111,11 @@ class CompressiveCodec:
         flat = tokens.flatten(1, -2) if tokens.ndim > 2 else tokens[:, None]
         frames = self.tokenizer.decode_later(flat, maps).float().clamp(0, 1)
         return frames.view(*tokens.shape[:-1], *frames.shape[2:])
+
+    def decode_context(self, context: Tensor) -> Tensor:
+        """Those in full, then the last given them, which is the newest."""
+        last = self.layout.last_frame(context)[:, None]
+        return self.tokenizer.decode(self.layout.full(context), last)
 
     def rows(self, tokens: Tensor, context: Tensor) -> tuple[Tensor, DecodeRows]:
         """A row begins with the number of its context."""

@@ -44,7 +44,8 @@ def for_layout(
         bos_token_id=new.bos,
         eos_token_id=new.eos,
     )
-    copy = Transformer(config)
+    with transformer.lm_head.weight.device:
+        copy = Transformer(config)
     tensors = transformer.state_dict()
     for table in ("model.embed_tokens.weight", "lm_head.weight"):
         tensors[table] = tensors[table][ids.to(tensors[table].device)]

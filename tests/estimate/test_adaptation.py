@@ -1,0 +1,76 @@
+"""`vidwm estimate finetune --from`: the runs of an adaptation, one by one and as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidwm.cli import main
+from vidwm.estimate.estimate import Run, runs_of, whole_rows
+from vidwm.estimate.networks import model_at, model_to_adapt
+from vidwm.estimate.phases import size
+from vidwm.finetune_config import FinetuneConfig
+
+TINY = Path(__file__).resolve().parents[2] / "assets/tiny"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Another robot: 32 x 40 pixels, six actions."""
+    frames = np.zeros((12, 32, 40, 3), dtype=np.uint8)
+    np.savez(tmp_path / "0.npz", image=frames, action=np.ones((12, 6), dtype=np.float32))
+    return tmp_path
+
+
+def config(data: Path, **changes: object) -> FinetuneConfig:
+    settings = {
+        **{"data": data, "from_": TINY, "output_dir": Path("o"), "reward": "mae=1"},
+        **{"group_size": 2, "batch_size": 2, "pretrain_batch_size": 2},
+    }
+    return FinetuneConfig(**settings | changes)  # type: ignore[arg-type]
+
+
+def test_the_start_has_the_shape_of_the_data(data: Path) -> None:
+    old, found = model_at(TINY), model_to_adapt(config(data, horizon=2, frame_skip=2))
+    assert found.size == (32, 40) and found.layout.tokens_per_frame == 20
+    assert found.layout.horizon == 2 and found.layout.action_dims == 12
+    grown = (
+        2 * old.transformer.config.hidden_size * (found.layout.vocab_size - old.layout.vocab_size)
+    )
+    assert size(found.transformer) - size(old.transformer) == grown
+    assert all(p.is_meta for p in found.parameters())
+    assert model_to_adapt(config(data, resize=True)).size == old.size
+
+
+def test_a_released_size_needs_no_data() -> None:
+    found = model_to_adapt(config(Path("nowhere"), from_=Path("rt1-multi")))
+    assert found.layout.vocab_size == 9008 and found.layout.tokens_per_frame == 80
+
+
+def test_every_run_is_counted_and_the_whole_is_their_sum(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = config(data, tokenizer_steps=5, pretrain_steps=7, steps=3)
+    runs = runs_of(asked)
+    assert [(run.name, run.config.steps) for run in runs] == [
+        *(("tokenizer", 5), ("pretrain", 7), ("finetune", 3)),
+    ]
+    words = ("estimate", "finetune", "--from", TINY, "--data", data, "--output_dir", "o")
+    assert main([*map(str, words), "--tokenizer_steps", "0", "--reward", "mae=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "tokenizer: " not in shown and "pretrain: 1000 steps" in shown
+    assert "finetune: 200 steps" in shown and "all of them" in shown
+    nothing = [*map(str, words), "--pretrain_steps", "0", "--steps", "0"]
+    assert main(nothing) == 2 and "Nothing would be trained" in capsys.readouterr().err
+
+
+def test_the_whole_takes_the_sum_of_times_and_the_largest_memory(data: Path) -> None:
+    (run,) = runs_of(config(data, pretrain_steps=0, steps=10**9))
+    once, twice = whole_rows([run]), whole_rows([run, Run(run.name, run.config, [], run.step_of)])
+    for alone, both in zip(once[1:], twice[1:], strict=True):
+        assert both[:2] == alone[:2]
+        hours = [float(cell.removesuffix(" h")) for row in (alone, both) for cell in row[2:]]
+        assert hours[2:] == pytest.approx([2 * h for h in hours[:2]], abs=0.2)
+        assert hours[0] > 10
