@@ -99,7 +99,7 @@ def tokenizer_step(config: TokenizerConfig, tokenizer: Tokenizer) -> StepOf:
 
 
 def pretrain_step(config: PretrainConfig, model: WorldModel) -> StepOf:
-    """`vidwm pretrain`; a frame tokenizer runs once for all steps, unless clips are varied.
+    """`vidwm pretrain`; a frame tokenizer runs once for all steps, unless clips are varied anew.
 
     Imagined contexts and what LoRA spares are left out.
     """
@@ -115,7 +115,7 @@ def pretrain_step(config: PretrainConfig, model: WorldModel) -> StepOf:
 
     half = config.precision != "fp32"
     train = cost(model.transformer, loss, backward=True, half=half)
-    encodes = isinstance(model.tokenizer, CompressiveTokenizer) or config.augments
+    encodes = isinstance(model.tokenizer, CompressiveTokenizer) or config.varies_anew
     encode = encoding(model, layout.num_frames) if encodes else None
 
     def step(clips: int) -> Step:

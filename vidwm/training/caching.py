@@ -21,7 +21,7 @@ from vidwm.data.clip import EpisodeDataset
 from vidwm.data.mixture_file import is_mixture
 from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import check_frame_size
-from vidwm.data_config import CacheConfig
+from vidwm.data_config import CacheConfig, VariantOptions
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.tokenizer.compressive import CompressiveTokenizer
@@ -62,9 +62,10 @@ def cache_command(config: CacheConfig) -> None:
     contents = work.contents
     missing = len(missing_files(work.folder, range(len(contents.files))))
     count = f"{len(contents.files) - missing:,} of {len(contents.files):,} files"
+    variants = f" in {len(contents.names)} variants" if contents.vary else ""
     share = "" if config.share == (1, 1) else f", {written:,} of them by --shard {config.shard}"
     print(
-        f"cache: {contents.kind} of {len(contents.lengths):,} episodes, "
+        f"cache: {contents.kind} of {len(contents.lengths):,} episodes{variants}, "
         f"{sum(contents.lengths):,} frames at {contents.size[0]}x{contents.size[1]}; {count} are "
         f"there{share}: {work.folder}"
     )
@@ -85,13 +86,16 @@ def cache_work(config: CacheConfig) -> CacheWork:
         contents = contents_of(dataset, kind="frames", size=_size(config, dataset))
         return CacheWork(dataset=dataset, contents=contents, folder=target)
     encode = TokenizerFolder(config.tokenizer, pick_device(config.device))
-    contents = token_contents(dataset, encode.tokenizer, config.tokenizer)
+    contents = token_contents(dataset, encode.tokenizer, config.tokenizer, config.cached_variants)
     check_frame_size(dataset, contents.size, resize=config.resize)
     return CacheWork(dataset=dataset, contents=contents, folder=target, encode=encode)
 
 
 def token_contents(
-    dataset: EpisodeDataset, tokenizer: FramewiseTokenizer, directory: Path
+    dataset: EpisodeDataset,
+    tokenizer: FramewiseTokenizer,
+    directory: Path,
+    vary: VariantOptions | None,
 ) -> Contents:
     """What the cache of a dataset's tokens holds; the tokenizer is the one of that directory."""
     return contents_of(
@@ -100,6 +104,7 @@ def token_contents(
         size=(tokenizer.height, tokenizer.width),
         tokenizer=fingerprint(directory),
         tokens_per_frame=tokenizer.tokens_per_frame,
+        vary=vary,
     )
 
 

@@ -209,7 +209,7 @@ def pretrain(config: PretrainConfig) -> Path:
     check_frame_size(dataset, (tokenizer.height, tokenizer.width), resize=config.resize)
     train, heldout = split_dataset(dataset, config.heldout, config.split_seed)
     clips = None
-    if not isinstance(tokenizer, CompressiveTokenizer) and not config.augments:
+    if not isinstance(tokenizer, CompressiveTokenizer) and not config.varies_anew:
         clips = tokenised(config, dataset, tokenizer)
     seed_everything(config.seed)
     fitted = None
@@ -227,7 +227,8 @@ def pretrain(config: PretrainConfig) -> Path:
             return encoded_windows(config, dataset, model, episodes, device, vary)
         span = model.layout.num_frames
         found = windows_of(dataset.lengths, episodes, span, config.frame_skip)
-        return CachedWindows(clips, found, model.layout, config.frame_skip, dataset)
+        varied = episodes is train
+        return CachedWindows(clips, found, model.layout, config.frame_skip, dataset, varied)
 
     try:
         watched = windows(heldout) if heldout else None
@@ -262,7 +263,7 @@ def tokenised(
     return cached_tokens(
         recorded,
         lambda frames: tokenizer.encode(frames.to(pick_device(config.device))),
-        token_contents(recorded, tokenizer, config.tokenizer),
+        token_contents(recorded, tokenizer, config.tokenizer, config.cached_variants),
         config.cache_dir or config.output_dir.parent / "tokens",
     )
 
