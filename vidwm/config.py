@@ -229,8 +229,8 @@ class PretrainConfig(NewModelOptions, ActionOptions, VariantOptions, LoraOptions
         if self.varies_anew and self.cache_dir is not None:
             varied = ", ".join(changed(self, AugmentOptions))
             problems.append(
-                f"{varied}: clips are varied anew every time they are seen, so no cache holds their "
-                f"tokens; leave cache_dir out, or give --variants as to `vidwm data cache`."
+                f"{varied}: clips are varied anew every time they are seen, so no cache holds "
+                f"their tokens; leave cache_dir out, or give --variants as to `vidwm data cache`."
             )
         if self.tokenizer is None and self.init_from is None:
             problems.append("tokenizer is missing: give a tokenizer folder, or init_from.")

@@ -74,7 +74,7 @@ class VariantOptions(AugmentOptions):
 
     variants: int = option(
         1,
-        "cached tokens: of so many variants of each episode, the first as recorded (1: of that one)",
+        "cached tokens: so many variants of each episode, the first as recorded (1: none but it)",
         at_least=1,
     )
     variant_seed: int = option(0, "cached tokens: seed of their variants", at_least=0)

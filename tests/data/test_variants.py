@@ -1,4 +1,4 @@
-"""Variants of tokenised episodes: the same bytes whoever makes them, and drawn alike by everyone."""
+"""Variants of tokenised episodes: the same whoever makes them, and drawn alike by everyone."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_cache_without_variants_is_named_and_written_as_before_there_were_any(
         (["--crop", "0.9", "--variants", "3"], "variants are cached as tokens: give a tokenizer"),
         (
             ["--crop", "0.9", "--tokenizer", "t"],
-            "crop: a cache keeps what was recorded; give --var",
+            "crop: a cache keeps what was recorded; give",
         ),
     ],
 )

@@ -152,21 +152,31 @@ def _listing(root: Path) -> str:
 
 def begin(folder: Path, contents: Contents) -> None:
     """Make the folder one of these contents, or go on with it; UserError if it is another's."""
-    taken = folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir())))
-    if (folder / INDEX).exists():  # asked last: another machine may be beginning the same cache
-        found = read_contents(folder)
-        if changed := found.differences(contents):
-            raise UserError(
-                f"The cache {folder} is of other contents: {' and '.join(changed)} differ; remove "
-                f"it or choose another folder."
-            )
+    if claim(folder, INDEX, json.dumps(dataclasses.asdict(contents), indent=1) + "\n"):
         return
+    if changed := read_contents(folder).differences(contents):
+        raise UserError(
+            f"The cache {folder} is of other contents: {' and '.join(changed)} differ; remove it "
+            f"or choose another folder."
+        )
+
+
+def claim(folder: Path, index: str, text: str) -> bool:
+    """Make the folder with a file `index` of this text; False, and no change, if it has one.
+
+    UserError if it holds anything else.
+    """
+    taken = folder.exists() and (
+        not folder.is_dir() or any(_foreign(path, index) for path in folder.iterdir())
+    )
+    if (folder / index).exists():  # asked last: another machine may be beginning the same cache
+        return False
     if taken:
         raise UserError(
             f"{folder} exists and is no token or frame cache; choose a new or empty folder."
         )
-    text = json.dumps(dataclasses.asdict(contents), indent=1) + "\n"
-    put(folder / INDEX, lambda path: path.write_text(text, encoding="utf-8"))
+    put(folder / index, lambda path: path.write_text(text, encoding="utf-8"))
+    return True
 
 
 def read_contents(folder: Path) -> Contents:
@@ -239,5 +249,5 @@ def put(path: Path, write: Callable[[Path], object]) -> None:
 _PARTIAL = ".partial"
 
 
-def _foreign(path: Path) -> bool:
-    return not (path.name.startswith(INDEX) and path.name.endswith(_PARTIAL))
+def _foreign(path: Path, index: str) -> bool:
+    return not (path.name.startswith(index) and path.name.endswith(_PARTIAL))
