@@ -108,7 +108,7 @@ def test_a_cache_of_other_views_is_told_apart(
     sets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cache("b", "--camera", VIEWS, "--output_dir", "frames") == 0
-    with pytest.raises(UserError, match="is a cache of the views aux_image,image.other_image, not"):
+    with pytest.raises(UserError, match=r"a cache of the views aux_image,image\+other_image, not"):
         opened(Path("frames"), camera="image")
     with pytest.raises(UserError, match=r"view-0 is a cache of camera|view-0 has no camera"):
         opened(Path("frames"), camera="image+other_image,aux_image")

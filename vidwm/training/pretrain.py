@@ -203,6 +203,12 @@ def pretrain(config: PretrainConfig) -> Path:
     device = pick_device(config.device)
     dataset = open_recordings(config)
     tokenizer = open_tokenizer(config.tokenizer).to(device)
+    if isinstance(tokenizer, CompressiveTokenizer) and config.variants > 1:
+        raise UserError(
+            f"variants = {config.variants} are of cached tokens, but {config.tokenizer} is a "
+            f"compressive tokenizer, whose tokens are not cached; leave variants out, and clips are "
+            f"varied anew."
+        )
     if given is not None:
         given = gone_on_with(given, tokenizer, camera_read(dataset, config.camera))
         check_fits(dataset, given, resize=config.resize)
