@@ -206,8 +206,8 @@ def pretrain(config: PretrainConfig) -> Path:
     if isinstance(tokenizer, CompressiveTokenizer) and config.variants > 1:
         raise UserError(
             f"variants = {config.variants} are of cached tokens, but {config.tokenizer} is a "
-            f"compressive tokenizer, whose tokens are not cached; leave variants out, and clips are "
-            f"varied anew."
+            f"compressive tokenizer, whose tokens are not cached; leave variants out, and clips "
+            f"are varied anew."
         )
     if given is not None:
         given = gone_on_with(given, tokenizer, camera_read(dataset, config.camera))
