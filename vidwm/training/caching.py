@@ -125,7 +125,7 @@ def token_contents(
     dataset: EpisodeDataset,
     tokenizer: FramewiseTokenizer,
     directory: Path,
-    vary: VariantOptions | None,
+    vary: VariantOptions | None = None,
 ) -> Contents:
     """What the cache of a dataset's tokens holds; the tokenizer is the one of that directory."""
     return contents_of(
