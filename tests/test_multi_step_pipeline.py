@@ -65,6 +65,14 @@ def test_each_stage_logs_both_parts_or_what_it_promises(trained):
     assert np.isfinite(metrics(trained / "finetune")[-1]["heldout_reward"])
 
 
+def test_there_are_no_variants_of_tokens_that_are_not_cached(trained, tmp_path, capsys):
+    tokenizer = trained / "tokenizer/checkpoints/last/model"
+    words = ("pretrain", "--data", trained / "data", *PRETRAIN, "--tokenizer", tokenizer)
+    words = (*words, "--hue", 0.1, "--variants", 3, "--output_dir", tmp_path / "new")
+    assert main([*map(str, words)]) == 2
+    assert "whose tokens are not cached; leave variants out" in capsys.readouterr().err
+
+
 def test_videos_of_every_stage(trained):
     assert (trained / "tokenizer/videos").exists()
     for stage in ("pretrain", "finetune"):

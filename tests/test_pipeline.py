@@ -21,7 +21,9 @@ from tests.pipeline import (
     weights,
 )
 from vidwm.cli import main
+from vidwm.data.cache import CachedTokens
 from vidwm.data.npz import NpzDataset
+from vidwm.data.sampler import split_episodes
 from vidwm.evaluation.sources import open_sources
 from vidwm.finetune_config import FinetuneConfig
 from vidwm.training.gold import GoldLook, GoldWatch
@@ -90,6 +92,42 @@ def test_worker_processes_change_nothing(trained, tmp_path):
     run(*words, "--steps", 3, "--resume")
     found, expected = weights(tmp_path / "run"), weights(trained / "tokenizer")
     assert all(found[name].equal(expected[name]) for name in expected)
+
+
+def test_variants_are_cached_and_drawn_alike_by_every_process_and_resumed_run(
+    trained, tmp_path, capsys, monkeypatch
+):
+    tokenizer = ("--tokenizer", trained / "tokenizer/checkpoints/last/model")
+    vary = ("--crop", 0.5, "--brightness", 0.3)
+    cache = tmp_path / "cache"
+    words = (*tokenizer, *vary, "--variants", 3, "--output_dir", cache)
+    run("data", "cache", trained / "data", *words)
+    assert "6 episodes in 3 variants, 60 frames at 16x16" in capsys.readouterr().out
+    words = ("pretrain", "--data", trained / "data", *PRETRAIN, *tokenizer, *vary)
+    words = (*words, "--log_every", 1, "--sample_every", 2, "--cache_dir", cache)
+    assert main([*map(str, words), "--output_dir", str(tmp_path / "anew")]) == 2
+    assert "crop, brightness: clips are varied anew" in (said := capsys.readouterr().err)
+    assert "leave cache_dir out, or give --variants" in said
+    words = (*words, "--variants", 3)
+    files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    asked, read = [], CachedTokens.clip
+
+    def clip(self, episode, start, frames, skip, variant=0):
+        asked.append((episode, variant))
+        return read(self, episode, start, frames, skip, variant)
+
+    monkeypatch.setattr(CachedTokens, "clip", clip)
+    run(*words, "--steps", 3, "--output_dir", tmp_path / "straight")
+    _, heldout = split_episodes([f"episode_{i}" for i in range(6)], 0.3, 0)
+    assert {v for e, v in asked if e in heldout} == {0}
+    assert {v for e, v in asked if e not in heldout} == {0, 1, 2}
+    run(*words, "--steps", 1, "--num_workers", 2, "--output_dir", tmp_path / "parted")
+    run(*words, "--steps", 3, "--num_workers", 2, "--output_dir", tmp_path / "parted", "--resume")
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
+    found, expected = weights(tmp_path / "parted"), weights(tmp_path / "straight")
+    assert all(found[name].equal(expected[name]) for name in expected)
+    plain = metrics(trained / "pretrain")
+    assert metrics(tmp_path / "straight")[0]["loss"] != plain[0]["loss"]
 
 
 def test_a_changed_recording_is_tokenised_anew(trained, tmp_path):

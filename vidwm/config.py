@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from vidwm.adapt_config import TRAINED_HELP, Trained
-from vidwm.data_config import ActionOptions, AugmentOptions, DataOptions, LoaderOptions
+from vidwm.data_config import (
+    ActionOptions,
+    AugmentOptions,
+    DataOptions,
+    LoaderOptions,
+    VariantOptions,
+)
 from vidwm.lora_config import LoraOptions
 from vidwm.options import Options, changed, option, required
 
@@ -194,7 +200,7 @@ class TokenizerConfig(NewModelOptions, AugmentOptions, TrainOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(
-    NewModelOptions, ActionOptions, AugmentOptions, HorizonOptions, LoraOptions, TrainOptions
+    NewModelOptions, ActionOptions, VariantOptions, HorizonOptions, LoraOptions, TrainOptions
 ):
     """The world model, trained by maximum likelihood."""
 
@@ -227,7 +233,13 @@ class PretrainConfig(
     resize: bool = option(False, "resize frames to the tokenizer's size instead of failing")
 
     def conflicts(self) -> list[str]:
-        problems = []
+        problems = super().conflicts()
+        if self.varies_anew and self.cache_dir is not None:
+            varied = ", ".join(changed(self, AugmentOptions))
+            problems.append(
+                f"{varied}: clips are varied anew every time they are seen, so no cache holds "
+                f"their tokens; leave cache_dir out, or give --variants as to `vidwm data cache`."
+            )
         if self.tokenizer is None and self.init_from is None:
             problems.append("tokenizer is missing: give a tokenizer folder, or init_from.")
         if self.init_from is not None:

@@ -5,11 +5,11 @@ As in `vidwm.config`: one frozen dataclass a command, one line of help a field, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from vidwm.options import Options, option, required
+from vidwm.options import Options, changed, option, required
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,38 @@ class AugmentOptions(Options):
     def augments(self) -> bool:
         """Whether anything is varied at all."""
         return self.crop < 1 or any((self.brightness, self.contrast, self.saturation, self.hue))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantOptions(AugmentOptions):
+    """How often tokens are cached, since varied clips cannot be tokenised before they are drawn."""
+
+    variants: int = option(
+        1,
+        "cached tokens: so many variants of each episode, the first as recorded (1: none but it)",
+        at_least=1,
+    )
+    variant_seed: int = option(0, "cached tokens: seed of their variants", at_least=0)
+
+    @property
+    def varies_anew(self) -> bool:
+        """Whether clips are varied every time they are seen, so that no cache can hold them."""
+        return self.augments and self.variants == 1
+
+    @property
+    def cached_variants(self) -> VariantOptions | None:
+        """These options alone; None where tokens are cached as recorded."""
+        names = [spec.name for spec in fields(VariantOptions)]
+        own = VariantOptions(**{name: getattr(self, name) for name in names})
+        return own if self.variants > 1 else None
+
+    def conflicts(self) -> list[str]:
+        if self.variants > 1 and not self.augments:
+            return [
+                f"variants = {self.variants} says how often episodes are varied, but not how: give "
+                f"crop, brightness, contrast, saturation or hue as well."
+            ]
+        return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +173,7 @@ class ConvertConfig(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheConfig(DataOptions):
+class CacheConfig(DataOptions, VariantOptions):
     """Recordings decoded and resized once, or tokenised once."""
 
     positional: ClassVar[tuple[str, ...]] = ("data",)
@@ -164,10 +196,20 @@ class CacheConfig(DataOptions):
         return int(part), int(parts)
 
     def conflicts(self) -> list[str]:
-        problems = []
+        problems = super().conflicts()
         part, _, parts = self.shard.partition("/")
         if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
             problems.append(f"shard must be i/n with i from 1 to n, got {self.shard!r}.")
         if self.tokenizer is not None and (self.height or self.width):
             problems.append("height and width are the tokenizer's: leave them out.")
+        if self.variants > 1 and self.tokenizer is None:
+            problems.append(
+                "variants are cached as tokens: give a tokenizer, or leave them out; frames of a "
+                "cache are varied while training."
+            )
+        if self.variants == 1 and self.augments:
+            problems.append(
+                f"{', '.join(changed(self, AugmentOptions))}: a cache keeps what was recorded; "
+                f"give --variants 4, say, to have tokens of three varied episodes beside each."
+            )
         return problems

@@ -148,16 +148,6 @@ def test_caches_of_several_parts_are_read_as_one(source: Path, tmp_path: Path) -
         assert twice.actions(number).equal(clips.actions(number % count))
 
 
-@pytest.mark.parametrize("what", ["mix.yaml", "views"])
-def test_parts_and_views_are_cached_one_by_one(
-    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
-) -> None:
-    (tmp_path / "mix.yaml").write_text(f"{source}: 1\n")
-    data = [tmp_path / "mix.yaml"] if what == "mix.yaml" else [source, "--camera", "image,second"]
-    assert cache(*data, "--output_dir", tmp_path / "cache") == 2
-    assert "cache its parts one by one" in capsys.readouterr().err
-
-
 def test_two_machines_may_begin_a_cache_at_once(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ from torch import Tensor
 from vidwm.data.sampler import resize
 from vidwm.data_config import AugmentOptions
 
+FRAMES_AT_A_TIME = 64  # bounds the float copies of a whole episode
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -57,9 +59,19 @@ def changed(frames: Tensor, change: Change) -> Tensor:
     H, W = frames.shape[-2:]
     h, w = max(round(change.side * H), 1), max(round(change.side * W), 1)
     top, left = round(change.top * (H - h)), round(change.left * (W - w))
-    colours = resize(frames[..., top : top + h, left : left + w], (H, W)).float()
-    colours = (change.brightness * colours).clamp(0, 255)
-    mean = _grey(colours).mean()  # of the clip: that of each frame would flicker
+    cropped = resize(frames[..., top : top + h, left : left + w], (H, W))
+    parts = cropped.split(FRAMES_AT_A_TIME)
+    total = sum(float(_grey(_lit(part, change)).sum(dtype=torch.float64)) for part in parts)
+    mean = total / (len(frames) * H * W)  # of the clip: that of each frame would flicker
+    return torch.cat([_coloured(_lit(part, change), mean, change) for part in parts])
+
+
+def _lit(frames: Tensor, change: Change) -> Tensor:
+    return (change.brightness * frames.float()).clamp(0, 255)
+
+
+def _coloured(colours: Tensor, mean: float, change: Change) -> Tensor:
+    """Contrast about a mean grey, saturation and hue of colours (T, 3, H, W); uint8."""
     colours = (mean + change.contrast * (colours - mean)).clamp(0, 255)
     grey = _grey(colours)
     colours = (grey + change.saturation * (colours - grey)).clamp(0, 255)

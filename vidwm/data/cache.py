@@ -64,10 +64,8 @@ class ShardFiles:
         self._rows = [int(lengths[file.start : file.stop].sum()) for file in files]
         frames = contents.kind == "frames"
         row = (3, *contents.size) if frames else (contents.tokens_per_frame,)
-        self._row_shapes: dict[str, tuple[int, ...]] = {
-            contents.kind: row,
-            "actions": (len(contents.action_names),),
-        }
+        self._row_shapes: dict[str, tuple[int, ...]] = dict.fromkeys(contents.names, row)
+        self._row_shapes["actions"] = (len(contents.action_names),)
         self._maps: OrderedDict[int, Shard] = OrderedDict()
 
     def rows(self, name: str, episode: int, start: int, stop: int, step: int = 1) -> Tensor:
@@ -117,12 +115,19 @@ class CachedTokens:
 
     def __init__(self, folder: Path, contents: Contents) -> None:
         self.lengths: Sequence[int] = contents.lengths
+        self._names = contents.names
         self._files = ShardFiles(folder, contents)
 
-    def clip(self, episode: int, start: int, clip_frames: int, frame_skip: int) -> Tensor:
+    def variants(self, episode: int) -> int:
+        """How many variants of an episode there are, the first as recorded."""
+        return len(self._names)
+
+    def clip(
+        self, episode: int, start: int, clip_frames: int, frame_skip: int, variant: int = 0
+    ) -> Tensor:
         """Tokens (T, N) int64 of one window."""
         stop = start + (clip_frames - 1) * frame_skip + 1
-        return self._files.rows("tokens", episode, start, stop, frame_skip).long()
+        return self._files.rows(self._names[variant], episode, start, stop, frame_skip).long()
 
     def actions(self, episode: int) -> Tensor:
         """Actions (T, A) float32 of an episode, as recorded."""
@@ -137,10 +142,17 @@ class JoinedTokens:
         self.lengths: Sequence[int] = [length for cache in caches for length in cache.lengths]
         self._firsts = [0, *accumulate(len(cache.lengths) for cache in caches)][:-1]
 
-    def clip(self, episode: int, start: int, clip_frames: int, frame_skip: int) -> Tensor:
+    def variants(self, episode: int) -> int:
+        """As `CachedTokens.variants`."""
+        cache, number = self._place(episode)
+        return cache.variants(number)
+
+    def clip(
+        self, episode: int, start: int, clip_frames: int, frame_skip: int, variant: int = 0
+    ) -> Tensor:
         """As `CachedTokens.clip`."""
         cache, number = self._place(episode)
-        return cache.clip(number, start, clip_frames, frame_skip)
+        return cache.clip(number, start, clip_frames, frame_skip, variant)
 
     def actions(self, episode: int) -> Tensor:
         """As `CachedTokens.actions`."""

@@ -2,7 +2,8 @@
 
 cache.json                  `Contents`: kind, size, episodes, and what tells that it is out of date
 shard-00000.safetensors     `frames` (R, 3, H, W) uint8 or `tokens` (R, N) int32, and `actions`
-                            (R, A) float32: R rows, those of some consecutive episodes
+                            (R, A) float32: R rows, those of some consecutive episodes; tokens of
+                            further variants are `tokens_1`, `tokens_2`, ...
 
 Which episodes share a file follows from their lengths, and every file appears whole or not at all.
 So any number of processes and machines fill a folder together without a lock, and what is missing
@@ -27,6 +28,7 @@ from safetensors import SafetensorError
 
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.reading import read_json
+from vidwm.data_config import VariantOptions
 from vidwm.errors import UserError
 
 FORMAT = 1
@@ -43,6 +45,7 @@ TRAITS = {
     "episode_ids": "the choice of episodes",
     "size": "the size of frames",
     "tokenizer": "the tokenizer",
+    "vary": "the variants (--variants, --variant_seed and what varies them)",
 }
 
 
@@ -51,7 +54,8 @@ class Contents:
     """What a cache holds, and what it was made from.
 
     size (H, W) in pixels. data and tokenizer are hashes of recorded files and of weights ("" for
-    frames). all_episode_ids are those of the dataset the episodes were chosen from.
+    frames). all_episode_ids are those of the dataset the episodes were chosen from. `vary` says
+    what the variants of an episode are, None where there is none but what was recorded.
     """
 
     kind: Literal["frames", "tokens"]
@@ -67,20 +71,28 @@ class Contents:
     size: tuple[int, int]
     tokenizer: str = ""
     tokens_per_frame: int = 0
+    vary: VariantOptions | None = None
     format: int = FORMAT
 
     @cached_property
     def key(self) -> str:
         """A name that no other cache has."""
-        values = [getattr(self, name) for name in TRAITS]
-        return hashlib.sha256(json.dumps([values, self.lengths]).encode()).hexdigest()[:16]
+        traits = [value for name in TRAITS if (value := getattr(self, name)) is not None]
+        text = json.dumps([traits, self.lengths], default=dataclasses.asdict)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def names(self) -> list[str]:
+        """What the tensors of a file are called, variant by variant, leaving out the actions."""
+        variants = self.vary.variants if self.vary else 1
+        return [self.kind, *(f"{self.kind}_{variant}" for variant in range(1, variants))]
 
     @cached_property
     def files(self) -> list[range]:
         """The episodes of each file, in order."""
         frame = 3 * self.size[0] * self.size[1]
         row = 4 * self.tokens_per_frame if self.kind == "tokens" else frame
-        most = max(1, min(SHARD_FRAMES, SHARD_BYTES // row))
+        most = max(1, min(SHARD_FRAMES, SHARD_BYTES // row) // len(self.names))
         files, first, rows = [], 0, 0
         for episode, length in enumerate(self.lengths):
             if rows and rows + length > most:
@@ -140,21 +152,31 @@ def _listing(root: Path) -> str:
 
 def begin(folder: Path, contents: Contents) -> None:
     """Make the folder one of these contents, or go on with it; UserError if it is another's."""
-    taken = folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir())))
-    if (folder / INDEX).exists():  # asked last: another machine may be beginning the same cache
-        found = read_contents(folder)
-        if changed := found.differences(contents):
-            raise UserError(
-                f"The cache {folder} is of other contents: {' and '.join(changed)} differ; remove "
-                f"it or choose another folder."
-            )
+    if claim(folder, INDEX, json.dumps(dataclasses.asdict(contents), indent=1) + "\n"):
         return
+    if changed := read_contents(folder).differences(contents):
+        raise UserError(
+            f"The cache {folder} is of other contents: {' and '.join(changed)} differ; remove it "
+            f"or choose another folder."
+        )
+
+
+def claim(folder: Path, index: str, text: str) -> bool:
+    """Make the folder with a file `index` of this text; False, and no change, if it has one.
+
+    UserError if it holds anything else.
+    """
+    taken = folder.exists() and (
+        not folder.is_dir() or any(_foreign(path, index) for path in folder.iterdir())
+    )
+    if (folder / index).exists():  # asked last: another machine may be beginning the same cache
+        return False
     if taken:
         raise UserError(
             f"{folder} exists and is no token or frame cache; choose a new or empty folder."
         )
-    text = json.dumps(dataclasses.asdict(contents), indent=1) + "\n"
-    put(folder / INDEX, lambda path: path.write_text(text, encoding="utf-8"))
+    put(folder / index, lambda path: path.write_text(text, encoding="utf-8"))
+    return True
 
 
 def read_contents(folder: Path) -> Contents:
@@ -168,10 +190,12 @@ def read_contents(folder: Path) -> Contents:
         )
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     try:
-        contents = Contents(**(values | lists))
-    except TypeError:
+        vary = VariantOptions(**values["vary"]) if values.get("vary") else None
+        contents = Contents(**(values | lists | {"vary": vary}))
+    except (TypeError, UserError):
         raise UserError(f"{path} does not describe a cache; make the cache anew.") from None
     counts = [*contents.size, *contents.lengths, contents.tokens_per_frame + 1]
+    counts += [vary.variants] if vary else []
     names = [*contents.episode_ids, *contents.all_episode_ids, *contents.action_names]
     sound = (
         contents.kind in ("frames", "tokens")
@@ -225,5 +249,5 @@ def put(path: Path, write: Callable[[Path], object]) -> None:
 _PARTIAL = ".partial"
 
 
-def _foreign(path: Path) -> bool:
-    return not (path.name.startswith(INDEX) and path.name.endswith(_PARTIAL))
+def _foreign(path: Path, index: str) -> bool:
+    return not (path.name.startswith(index) and path.name.endswith(_PARTIAL))

@@ -1,4 +1,5 @@
-"""Fill the folder of a cache: decode and resize every frame once, and tokenise it where asked to.
+"""Fill the folder of a cache: decode and resize every frame once, and tokenise it where asked to,
+in each of its variants.
 
 Processes share the work by whole files (`cache_folder`), machines by `shard`: the i-th of n takes
 every n-th file. A file that is there is never written again, so a run that was killed goes on.
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from vidwm.data.cache_folder import Contents, begin, missing_files, put, shard_path
 from vidwm.data.clip import Episode, EpisodeDataset
 from vidwm.data.sampler import resize
+from vidwm.data.variants import variant_of
 from vidwm.errors import UserError
 
 FRAMES_PER_CALL = 64
@@ -59,20 +61,26 @@ class CacheWork:
         rows = sum(contents.lengths[i] for i in episodes)
         actions = torch.empty(rows, len(contents.action_names))
         if self.encode is None:
-            name, cached = "frames", torch.empty(rows, 3, *contents.size, dtype=torch.uint8)
+            empty = torch.empty(rows, 3, *contents.size, dtype=torch.uint8)
         else:
-            shape = rows, contents.tokens_per_frame
-            name, cached = "tokens", torch.empty(shape, dtype=torch.int32)
+            empty = torch.empty(rows, contents.tokens_per_frame, dtype=torch.int32)
+        cached = {name: torch.empty_like(empty) for name in contents.names}
         first, tasks = 0, []
         for index in episodes:
             episode = self._episode(index)
             frames = resize(torch.from_numpy(episode.frames), contents.size)
             place = slice(first, first + len(frames))
-            cached[place] = frames if self.encode is None else self._tokens(frames)
+            for variant, tensor in enumerate(cached.values()):
+                seen = variant_of(frames, contents.vary, self._named(index), variant)
+                tensor[place] = seen if self.encode is None else self._tokens(seen)
             actions[place] = torch.from_numpy(episode.actions)
             tasks.append(episode.task)
             first = place.stop
-        return {name: cached, "actions": actions}, tasks
+        return cached | {"actions": actions}, tasks
+
+    def _named(self, index: int) -> str:
+        """What draws of an episode's variants depend on: the other camera has others."""
+        return f"{self.contents.camera}:{self.contents.episode_ids[index]}"
 
     def _episode(self, index: int) -> Episode:
         """An episode; UserError if it is not of the length that was announced."""

@@ -80,9 +80,10 @@ def check_command(config: CheckConfig) -> int:
 
 
 def _open(options: RecordingOptions, damaged: dict[str, str]) -> EpisodeDataset:
-    path, split = options.data, options.split
     return open_cameras(
-        options.camera, lambda name: open_dataset(path, camera=name, split=split, damaged=damaged)
+        options.data,
+        options.camera,
+        lambda data, name: open_dataset(data, camera=name, split=options.split, damaged=damaged),
     )
 
 

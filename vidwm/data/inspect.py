@@ -55,7 +55,9 @@ def inspect_command(config: InspectConfig) -> None:
 
 def _open(options: RecordingOptions) -> EpisodeDataset:
     return open_cameras(
-        options.camera, lambda name: open_dataset(options.data, camera=name, split=options.split)
+        options.data,
+        options.camera,
+        lambda data, name: open_dataset(data, camera=name, split=options.split),
     )
 
 

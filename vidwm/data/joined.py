@@ -61,6 +61,11 @@ class Joined:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def is_mixture(self) -> bool:
+        """Whether its parts have weights; those of several cameras have none."""
+        return self.parts[0].weight is not None
+
     def place(self, index: int) -> tuple[Part, int]:
         """The part an episode belongs to, and its number there."""
         part = bisect_right(self.firsts, index) - 1
@@ -79,7 +84,7 @@ class Joined:
 
 def camera_read(dataset: EpisodeDataset, named: str | None) -> str | None:
     """What opens the same camera again, or the same views; `named` where parts have others."""
-    if isinstance(dataset, Joined) and dataset.parts[0].weight is not None:  # a mixture
+    if isinstance(dataset, Joined) and dataset.is_mixture:
         cameras = {part.dataset.camera for part in dataset.parts}
         return named if len(cameras) > 1 else dataset.camera
     return dataset.camera

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vidwm.data.cache_folder import INDEX
 from vidwm.data.cameras import open_cameras
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.mixture import mixture_lines, open_mixture
@@ -44,8 +43,8 @@ def open_recordings(options: DataOptions) -> EpisodeDataset:
 
 
 def _open_views(options: DataOptions, listed: Sequence[str] | None) -> EpisodeDataset:
-    if (options.data / INDEX).is_file():  # a cache of tiles is of the one camera that it names
-        return open_selected(options, listed)
     return open_cameras(
-        options.camera, lambda camera: open_selected(replace(options, camera=camera), listed)
+        options.data,
+        options.camera,
+        lambda data, camera: open_selected(replace(options, data=data, camera=camera), listed),
     )

@@ -113,7 +113,7 @@ def tokenizer_step(config: TokenizerConfig, tokenizer: Tokenizer) -> StepOf:
 
 
 def pretrain_step(config: PretrainConfig, model: WorldModel) -> StepOf:
-    """`vidwm pretrain`; a frame tokenizer runs once for all steps, unless clips are varied.
+    """`vidwm pretrain`; a frame tokenizer runs once for all steps, unless clips are varied anew.
 
     Imagined contexts are left out.
     """
@@ -129,7 +129,7 @@ def pretrain_step(config: PretrainConfig, model: WorldModel) -> StepOf:
 
     half = config.precision != "fp32"
     train = cost(transformer, loss, backward=True, half=half)
-    encodes = isinstance(model.tokenizer, CompressiveTokenizer) or config.augments
+    encodes = isinstance(model.tokenizer, CompressiveTokenizer) or config.varies_anew
     encode = encoding(model, layout.num_frames) if encodes else None
 
     def step(clips: int) -> Step:

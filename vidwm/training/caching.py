@@ -15,13 +15,19 @@ import torch
 from torch import Tensor
 
 from vidwm.data.cache_folder import Contents, contents_of, missing_files
+from vidwm.data.cache_parts import (
+    MIXTURE,
+    caches_of_frames,
+    check_holds_caches,
+    claim_folders,
+)
 from vidwm.data.cache_writer import CacheWork, write_cache
-from vidwm.data.cameras import VIEWS
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.mixture_file import is_mixture
+from vidwm.data.joined import Joined
+from vidwm.data.mixture_file import is_mixture, read_mixture
 from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import check_frame_size
-from vidwm.data_config import CacheConfig
+from vidwm.data_config import CacheConfig, VariantOptions
 from vidwm.device import pick_device
 from vidwm.errors import UserError
 from vidwm.tokenizer.compressive import CompressiveTokenizer
@@ -57,41 +63,69 @@ class TokenizerFolder:
 
 def cache_command(config: CacheConfig) -> None:
     """Fill the cache, and say how much of it is there."""
-    work = cache_work(config)
-    written = write_cache(work, workers=config.workers, shard=config.share)
+    number, parts = config.share
+    for work in cache_works(config):
+        written = write_cache(work, workers=config.workers, shard=(number, parts))
+        print(_line(work, written, config))
+        number = (number - 1 - len(work.contents.files)) % parts + 1  # as if all were one list
+    if is_mixture(config.data) and config.tokenizer is None:
+        print(f"give {config.output_dir / MIXTURE} as --data to train on them")
+
+
+def _line(work: CacheWork, written: int, config: CacheConfig) -> str:
     contents = work.contents
     missing = len(missing_files(work.folder, range(len(contents.files))))
     count = f"{len(contents.files) - missing:,} of {len(contents.files):,} files"
+    variants = f" in {len(contents.names)} variants" if contents.vary else ""
     share = "" if config.share == (1, 1) else f", {written:,} of them by --shard {config.shard}"
-    print(
-        f"cache: {contents.kind} of {len(contents.lengths):,} episodes, "
+    return (
+        f"cache: {contents.kind} of {len(contents.lengths):,} episodes{variants}, "
         f"{sum(contents.lengths):,} frames at {contents.size[0]}x{contents.size[1]}; {count} are "
         f"there{share}: {work.folder}"
     )
 
 
-def cache_work(config: CacheConfig) -> CacheWork:
-    """What is to be done; UserError when folders, sizes or the kind of tokenizer do not fit."""
+def cache_works(config: CacheConfig) -> list[CacheWork]:
+    """What is to be done, of each part and view; UserError when folders, sizes or the kind of
+    tokenizer do not fit.
+    """
     target = config.output_dir
-    if target.absolute().is_relative_to(config.data.absolute()):
-        raise UserError(f"{target} lies inside of {config.data}; choose a folder beside it.")
-    if is_mixture(config.data) or VIEWS in (config.camera or ""):
-        raise UserError(
-            f"{config.data} with camera = {config.camera} has several parts: cache its parts one "
-            f"by one, each dataset and each view into a folder of its own."
-        )
+    parts = read_mixture(config) if is_mixture(config.data) else {}
+    for data in [part.data for part in parts.values()] or [config.data]:
+        if target.absolute().is_relative_to(data.absolute()):
+            raise UserError(f"{target} lies inside of {data}; choose a folder beside it.")
     dataset = open_recordings(config)
-    if config.tokenizer is None:
-        contents = contents_of(dataset, kind="frames", size=_size(config, dataset))
-        return CacheWork(dataset=dataset, contents=contents, folder=target)
-    encode = TokenizerFolder(config.tokenizer, pick_device(config.device))
-    contents = token_contents(dataset, encode.tokenizer, config.tokenizer)
-    check_frame_size(dataset, contents.size, resize=config.resize)
-    return CacheWork(dataset=dataset, contents=contents, folder=target, encode=encode)
+    if config.tokenizer is not None:
+        return _token_works(config, config.tokenizer, dataset)
+    claim_folders(dataset, target, parts)
+    works = []
+    for single, folder in caches_of_frames(dataset, target):
+        contents = contents_of(single, kind="frames", size=_size(config, single))
+        works.append(CacheWork(dataset=single, contents=contents, folder=folder))
+    return works
+
+
+def _token_works(config: CacheConfig, tokenizer: Path, dataset: EpisodeDataset) -> list[CacheWork]:
+    encode = TokenizerFolder(tokenizer, pick_device(config.device))
+    size = encode.tokenizer.height, encode.tokenizer.width
+    check_frame_size(dataset, size, resize=config.resize)
+    several = isinstance(dataset, Joined)
+    if several:
+        check_holds_caches(config.output_dir)
+    works = []
+    for single, folder in caches_of_frames(dataset, config.output_dir):
+        contents = token_contents(single, encode.tokenizer, tokenizer, config.cached_variants)
+        if several:  # pretraining looks for each by its key
+            folder = config.output_dir / contents.key
+        works.append(CacheWork(dataset=single, contents=contents, folder=folder, encode=encode))
+    return works
 
 
 def token_contents(
-    dataset: EpisodeDataset, tokenizer: FramewiseTokenizer, directory: Path
+    dataset: EpisodeDataset,
+    tokenizer: FramewiseTokenizer,
+    directory: Path,
+    vary: VariantOptions | None = None,
 ) -> Contents:
     """What the cache of a dataset's tokens holds; the tokenizer is the one of that directory."""
     return contents_of(
@@ -100,6 +134,7 @@ def token_contents(
         size=(tokenizer.height, tokenizer.width),
         tokenizer=fingerprint(directory),
         tokens_per_frame=tokenizer.tokens_per_frame,
+        vary=vary,
     )
 
 

@@ -207,13 +207,19 @@ def pretrain(config: PretrainConfig) -> Path:
     device = pick_device(config.device)
     dataset = open_recordings(config)
     tokenizer = open_tokenizer(config.tokenizer).to(device)
+    if isinstance(tokenizer, CompressiveTokenizer) and config.variants > 1:
+        raise UserError(
+            f"variants = {config.variants} are of cached tokens, but {config.tokenizer} is a "
+            f"compressive tokenizer, whose tokens are not cached; leave variants out, and clips "
+            f"are varied anew."
+        )
     if given is not None:
         given = gone_on_with(given, tokenizer, camera_read(dataset, config.camera))
         check_fits(dataset, given, resize=config.resize)
     check_frame_size(dataset, (tokenizer.height, tokenizer.width), resize=config.resize)
     train, heldout = split_dataset(dataset, config.heldout, config.split_seed)
     clips = None
-    if not isinstance(tokenizer, CompressiveTokenizer) and not config.augments:
+    if not isinstance(tokenizer, CompressiveTokenizer) and not config.varies_anew:
         clips = tokenised(config, dataset, tokenizer)
     seed_everything(config.seed)
     fitted = None
@@ -231,7 +237,8 @@ def pretrain(config: PretrainConfig) -> Path:
             return encoded_windows(config, dataset, model, episodes, device, vary)
         span = model.layout.num_frames
         found = windows_of(dataset.lengths, episodes, span, config.frame_skip)
-        return CachedWindows(clips, found, model.layout, config.frame_skip, dataset)
+        varied = episodes is train
+        return CachedWindows(clips, found, model.layout, config.frame_skip, dataset, varied)
 
     try:
         watched = windows(heldout) if heldout else None
@@ -266,7 +273,7 @@ def tokenised(
     return cached_tokens(
         recorded,
         lambda frames: tokenizer.encode(frames.to(pick_device(config.device))),
-        token_contents(recorded, tokenizer, config.tokenizer),
+        token_contents(recorded, tokenizer, config.tokenizer, config.cached_variants),
         config.cache_dir or config.output_dir.parent / "tokens",
     )
 

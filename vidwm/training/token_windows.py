@@ -1,8 +1,9 @@
 """What pretraining reads: contexts, tokens and actions of windows of episodes.
 
-A frame's tokens are its own with a frame tokenizer, so they come from a cache (`CachedWindows`).
-With a compressive tokenizer they depend on the context as well, and with augmentation no frame is
-seen twice alike: then they are made when they are needed (`EncodedWindows`). The context may be
+A frame's tokens are its own with a frame tokenizer, so they come from a cache (`CachedWindows`),
+which may hold several variants of each episode. With a compressive tokenizer they depend on the
+context as well, and where clips are varied anew no frame is seen twice alike: then they are made
+when they are needed (`EncodedWindows`). The context may be
 older than what is shown (`older_context`).
 """
 
@@ -20,6 +21,7 @@ from vidwm.data.cache import Tokens
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.meant import meant_rows
 from vidwm.data.sampler import ClipSource
+from vidwm.data.variants import drawn_variant
 from vidwm.data.windows import Window
 from vidwm.data_config import AugmentOptions
 from vidwm.training.older_context import older_frames
@@ -72,7 +74,10 @@ class StepReader:
 
 
 class CachedWindows:
-    """Of tokenised episodes; nothing is random. `dataset` says what their actions mean."""
+    """Of tokenised episodes; `dataset` says what their actions mean.
+
+    `varied` draws one of the variants that are cached of an episode; else it is as recorded.
+    """
 
     def __init__(
         self,
@@ -81,22 +86,26 @@ class CachedWindows:
         layout: Layout,
         frame_skip: int,
         dataset: EpisodeDataset,
+        varied: bool = False,
     ) -> None:
         self._clips, self.windows, self.dataset = clips, windows, dataset
-        self.layout, self.frame_skip = layout, frame_skip
+        self.layout, self.frame_skip, self._varied = layout, frame_skip, varied
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def read(self, numbers: Sequence[int], draw: int) -> Clips:
         """The clips: nothing is left to do."""
-        frames, c = self.layout.num_frames, self.layout.context_frames
-        chosen = [self.windows[number] for number in numbers]
-        tokens = torch.stack(
-            [self._clips.clip(w.episode, w.start, frames, self.frame_skip) for w in chosen]
-        )
-        actions = torch.stack([self._actions(window) for window in chosen])
+        c = self.layout.context_frames
+        tokens = torch.stack([self._tokens(number, draw) for number in numbers])
+        actions = torch.stack([self._actions(self.windows[number]) for number in numbers])
         return Clips(tokens[:, :c], tokens[:, c:], actions)
+
+    def _tokens(self, number: int, draw: int) -> Tensor:
+        window, frames = self.windows[number], self.layout.num_frames
+        count = self._clips.variants(window.episode) if self._varied else 1
+        variant = drawn_variant(draw, number, count)
+        return self._clips.clip(window.episode, window.start, frames, self.frame_skip, variant)
 
     def _actions(self, window: Window) -> Tensor:
         recorded = self._clips.actions(window.episode).numpy()
