@@ -233,8 +233,8 @@ def _lag_lines(lag: LagResult | None) -> list[str]:
     )
     lines = [
         f"lag      {table}",
-        "         (share of what is new in an action that the next motion explains, and that over its",
-        "         standard error)",
+        "         (share of what is new in an action that the next motion explains, and that over",
+        "         its standard error)",
     ]
     wins = lag.wins[LAGS.index(lag.best)]
     most = f"{lag.best:+d} (so in {wins:.0%} of resamples of the episodes)"
