@@ -98,6 +98,9 @@ def test_states_tasks_and_names_are_kept(
     assert facts["tasks"]["episode_000001"] == "task 1"
     with np.load(tmp_path / "npz/episode_000002.npz") as arrays:
         assert (arrays["state"] == actions[2][:, :2]).all()
+    states = states_of(open_dataset(tmp_path / "npz"), range(5))
+    assert states is not None and list(states.names) == ["state_0", "state_1"]
+    assert (states.rows == np.concatenate(actions)[:, :2]).all()
     back = open_dataset(tmp_path / "npz")
     assert back.action_names == old.action_names
     assert [back.episode(i).task for i in range(5)] == [f"task {i % 2}" for i in range(5)]

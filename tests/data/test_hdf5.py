@@ -43,7 +43,9 @@ def robomimic(tmp_path: Path, moving: Moving) -> Path:
             frames, obs = moving(4 + i, seed=i), f"data/demo_{i}/obs"
             file[f"{obs}/agentview_image"] = frames
             file[f"{obs}/robot0_eye_in_hand_image"] = (frames[:, ::-1] / 255).astype(np.float32)
-            file[f"{obs}/robot0_eef_pos"] = np.zeros((4 + i, 3))
+            file[f"{obs}/robot0_eef_pos"] = np.arange((4 + i) * 3.0).reshape(4 + i, 3) + i
+            file[f"{obs}/gripper"] = np.full(4 + i, float(i))
+            file[f"{obs}/object"] = np.zeros((4 + i, 5 + i))
             file[f"data/demo_{i}/actions"] = actions_of(4 + i)
         file["mask/train"] = np.array([b"demo_1", b"demo_11"])
         file["mask/valid"] = np.array([b"demo_0"])
@@ -59,7 +61,8 @@ def aloha(tmp_path: Path, moving: Moving) -> Path:
         frames = moving(5 + i, 48, 64, seed=i)
         with h5py.File(root / f"episode_{number}.hdf5", "w") as file:
             file["action"] = actions_of(5 + i, 14).astype(np.float32)
-            file["observations/qpos"] = np.zeros((5 + i, 14))
+            file["observations/qpos"] = np.full((5 + i, 14), float(number))
+            file["observations/qvel"] = np.full((5 + i, 14), -1.0)
             file.attrs["compress"] = i > 0
             images = file.create_group("observations/images")
             encoded = [np.frombuffer(jpeg(frame), np.uint8) for frame in frames]
@@ -90,6 +93,22 @@ def test_robomimic(robomimic: Path, moving: Moving) -> None:
         assert (episode.actions == actions_of(4 + i)).all()
     wrist = open_dataset(robomimic, camera="robot0_eye_in_hand_image").episode(0)
     assert (wrist.frames.transpose(0, 2, 3, 1) == moving(4)[:, ::-1]).all()
+
+
+def test_states(robomimic: Path, aloha: Path) -> None:
+    dataset: Any = open_dataset(robomimic)
+    assert dataset.state_names == ("gripper", *(f"robot0_eef_pos_{dim}" for dim in range(3)))
+    assert dataset.states(3).dtype == np.float32 and dataset.states(3).shape == (7, 4)
+    assert dataset.states(3)[1].tolist() == [3, 6, 7, 8]
+    dataset = open_dataset(aloha)
+    assert dataset.state_names[13:15] == ("qpos_13", "qvel_0") and len(dataset.state_names) == 28
+    assert [dataset.states(i)[4, 0] for i in range(3)] == [2, 9, 10]
+    assert (dataset.states(2)[:, 14:] == -1).all()
+    with h5py.File(robomimic, "a") as file:
+        del file["data/demo_3/obs/gripper"]
+        file["data/demo_3/obs/gripper"] = np.zeros(2)
+    with pytest.raises(UserError, match=r"demo_3: the states 'gripper' are \(2,\) float64"):
+        open_dataset(robomimic).states(3)  # type: ignore[attr-defined]
 
 
 def test_a_folder_of_files(robomimic: Path) -> None:

@@ -66,6 +66,21 @@ def write_npz(folder: Path, count: int, frames: int = 6, **changed: np.ndarray) 
     return folder
 
 
+def test_states_are_described_in_text_and_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    qpos = np.arange(12.0).reshape(6, 2)
+    folder = write_npz(tmp_path / "set", 2, qpos=qpos, reward=np.zeros((6, 1)))
+    assert inspect(folder, "--json", tmp_path / "facts.json") == 0
+    states = json.loads((tmp_path / "facts.json").read_text())["states"]
+    assert [(s["name"], s["minimum"], s["maximum"]) for s in states] == [
+        *(("qpos_0", 0, 10), ("qpos_1", 1, 11)),
+    ]
+    assert sum(states[0]["histogram"]) == 12
+    table = capsys.readouterr().out.partition("\nstate ")[2]
+    assert "qpos_1" in table and "reward" not in table
+
+
 def test_only_a_sample_is_decoded_and_the_seed_chooses_it(tmp_path: Path) -> None:
     dataset = open_dataset(write_npz(tmp_path, 30))
     read: list[int] = []

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from vidwm.data.datasets import open_dataset
+from vidwm.data.facts import states_of
 from vidwm.errors import UserError
 
 Moving = Callable[..., np.ndarray]
@@ -44,6 +45,8 @@ def features(**steps: Any) -> dict[str, Any]:
         return {"featuresDict": {"features": node}}
 
     observation = {"wrist": image(), "depth": image(1), "far": image(3, "uint16"), "front": image()}
+    observation |= {"state": tensor(2), "embedding": tensor(512), "step": tensor(dtype="int64")}
+    observation |= {"effort": tensor(dtype="float64"), "any": tensor(-1)}
     steps = {"observation": tree(observation), "language_instruction": {"text": {}}, **steps}
     steps = {k: tree(v) if k == "action" and "tensor" not in v else v for k, v in steps.items()}
     return tree({"steps": {"sequence": {"feature": tree(steps)}}})
@@ -55,6 +58,8 @@ def episode_features(frames: np.ndarray, number: int) -> dict[str, Any]:
     return {
         "steps/observation/front": [png(frame) for frame in frames],
         "steps/observation/wrist": [png(frame[::-1]) for frame in frames],
+        "steps/observation/state": np.stack([-steps, steps], axis=1),
+        "steps/observation/effort": steps / 2,
         "steps/language_instruction": [f"do {number}".encode()] * T,
         "steps/action/world": np.stack([steps, -steps], axis=1),
         "steps/action/arm": steps + 0.5,
@@ -90,6 +95,17 @@ def write(tmp_path: Path, tfrecord: TFRecord) -> Callable[..., Path]:
 def toy(write: Callable[..., Path], example: Example, moving: Moving) -> Path:
     payloads = [example(episode_features(moving(4 + i, seed=i), i)) for i in range(3)]
     return write([payloads[:2], payloads[2:]])
+
+
+def test_states(toy: Path) -> None:
+    dataset = open_dataset(toy)
+    states = states_of(dataset, [1, 2])
+    assert states is not None and list(states.names) == ["effort", "state_0", "state_1"]
+    assert states.rows.dtype == np.float32 and states.rows.shape == (5 + 6, 3)
+    assert states.rows[3].tolist() == [51.5, -103, 103]
+    dataset.lengths[1] += 1  # type: ignore[index]
+    with pytest.raises(UserError, match=r"'effort' are \(5,\) float32; expected numbers \(6, 1\)"):
+        states_of(dataset, [1])
 
 
 def test_episodes_come_back(toy: Path, tmp_path: Path, moving: Moving) -> None:

@@ -181,6 +181,7 @@ def _findings_report(found: Findings) -> dict[str, Any]:
             "scores": list(found.lag.scores),
             "standard_errors": list(found.lag.certainty),
             "most": found.lag.best,
+            "most_in_resamples": list(found.lag.wins),
             "onset": found.lag.onset,
         },
     }
@@ -233,13 +234,15 @@ def _lag_lines(lag: LagResult | None) -> list[str]:
     )
     lines = [
         f"lag      {table}",
-        "         (share of each action's news that the next motion explains, and that over its",
-        "         standard error)",
+        "         (share of what is new in an action that the next motion explains, and that over",
+        "         its standard error)",
     ]
+    wins = lag.wins[LAGS.index(lag.best)]
+    most = f"{lag.best:+d} (so in {wins:.0%} of resamples of the episodes)"
     if lag.onset is None:
-        return [*lines, f"         undecided; lag {lag.best:+d} explains most, within chance"]
+        return [*lines, f"         cannot tell: within chance; most at {most}"]
     says = "actions lead frames" if lag.onset <= 0 else "actions come after what they explain"
-    return [*lines, f"         {says}: they show from lag {lag.onset:+d} on, most at {lag.best:+d}"]
+    return [*lines, f"         {says}: they show from lag {lag.onset:+d} on, most at {most}"]
 
 
 def _rows(count: int) -> str:

@@ -2,12 +2,14 @@
 
 What a tree is called and how it differs is in hdf5_layouts.py; how a file is held to itself, in
 hdf5_file.py. Files are opened for a read and closed after it, so workers share nothing, and a span
-of an episode reads no more than that span. Left out: depth, rewards, states, point clouds.
+of an episode reads no more than that span. States are the numeric arrays of a row a frame beside
+the images. Left out: depth, rewards, point clouds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from vidwm.data.reading import (
     choose_camera,
     files_below,
 )
+from vidwm.data.states import as_states, join_states, state_names
 from vidwm.errors import UserError
 
 SUFFIXES = (".hdf5", ".h5")
@@ -111,6 +114,22 @@ class HDF5Dataset:
             task=place.layout.task,
         )
 
+    def states(self, index: int) -> np.ndarray:
+        """Robot states (T, S) float32 of an episode, S `state_names`; UserError as `episode`."""
+        place = self._places[index]
+        source = f"{place.file}, episode {place.group or self.episode_ids[index]}"
+        with open_hdf5(place.file) as file:
+
+            def read(name: str) -> np.ndarray | None:
+                array = find_array(file, f"{place.group}/{place.layout.states}/{name}")
+                if array is None:
+                    return None
+                check_fits_memory(int(array.size) * array.dtype.itemsize, source)
+                rows: np.ndarray = array[()]
+                return rows
+
+            return join_states(read, self._state_sizes, place.length, source)
+
     def _describe(self, file: h5py.File, group: str, layout: Layout, camera: str | None) -> None:
         """Cameras, rate and action size, as the first episode has them."""
         images = find(file, f"{group}/{layout.images}")
@@ -129,6 +148,9 @@ class HDF5Dataset:
         actions = find_array(file, f"{group}/{layout.action}")
         num_dims = actions.shape[1] if actions is not None and actions.ndim == 2 else 0
         self.action_names = tuple(f"action_{dim}" for dim in range(num_dims))
+        length = len(images[self.camera])
+        self._state_sizes = as_states(_state_sizes(file, f"{group}/{layout.states}", length))
+        self.state_names = state_names(self._state_sizes)
 
     def _check_layout(self, file: Path, layout: Layout) -> None:
         if (layout.name, layout.fps) != (self._layout, self.fps):
@@ -166,6 +188,27 @@ def _array(file: h5py.File, name: str) -> h5py.Dataset:
     if array is None:
         raise UserError(f"{file.filename} has lost {name} since it was opened; copy it again.")
     return array
+
+
+def _state_sizes(file: h5py.File, group: str, length: int) -> dict[str, int]:
+    """Numbers a row of the numeric arrays (T,) or (T, S) of a group; unsound ones are left out.
+
+    So are states of objects, whose size differs from task to task.
+    """
+    sizes = {}
+    found = find(file, group)
+    for name in found if isinstance(found, h5py.Group) else ():
+        if name.startswith("object"):
+            continue
+        with suppress(UserError):
+            array = find_array(found, name)
+            if array is not None and array.shape[:1] == (length,) and _is_state(array):
+                sizes[name] = array.shape[1] if array.ndim == 2 else 1
+    return sizes
+
+
+def _is_state(array: h5py.Dataset) -> bool:
+    return array.ndim in (1, 2) and array.dtype.kind in "fiub" and not _is_camera(array)
 
 
 def _is_pixels(array: h5py.Dataset) -> bool:

@@ -32,10 +32,14 @@ ROBOSUITE_FPS, ALOHA_FPS = 20.0, 50.0
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Names below an episode's group, and what is to be known about its arrays."""
+    """Names below an episode's group, and what is to be known about its arrays.
+
+    images and states are groups that hold an array for each camera, and for each part of the state.
+    """
 
     name: str
     images: str
+    states: str
     action: str
     fps: float
     task: str = ""
@@ -86,6 +90,7 @@ def layout_of(file: h5py.File, texts: dict[str, str]) -> Layout:
         return Layout(
             name="LIBERO" if libero else "robomimic",
             images="obs",
+            states="obs",
             action="actions",
             fps=_rate(rate),
             task=" ".join(str(problem.get("language_instruction", "")).split()),
@@ -93,7 +98,13 @@ def layout_of(file: h5py.File, texts: dict[str, str]) -> Layout:
             action_led_here=libero,
         )
     if isinstance(find(file, "observations/images"), h5py.Group):
-        return Layout(name="ALOHA", images="observations/images", action="action", fps=ALOHA_FPS)
+        return Layout(
+            name="ALOHA",
+            images="observations/images",
+            states="observations",
+            action="action",
+            fps=ALOHA_FPS,
+        )
     raise UserError(
         f"{file.filename} is no HDF5 file of robot episodes; looked for data/<demo>/obs "
         f"(robomimic, LIBERO) and observations/images (ALOHA)."

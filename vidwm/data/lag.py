@@ -3,18 +3,21 @@
 `actions[t]` should lead from frame t to frame t + 1. Shifted by a row, a set trains without a
 complaint and is useless, so the pictures are asked: the motion between frames t and t + 1 (a coarse
 optical flow) is held against the actions of rows t - 2 to t + 2. Plain correlation would be wrong
-twice: robots coast, so that old actions explain today's motion, and policies react, so that coming
-ones do. What counts is news: flow and action are first predicted from what was seen up to frame t
-(appearance, the two motions before), the action from the two actions before it as well, and the
-score of a lag is the share of the action's remainder that the flow's remainder explains, by ridge
-regression cross-validated over episodes, mean over dimensions.
+three times: robots coast, so that old actions explain today's motion; policies react, so that
+coming ones do; and smooth actions tell of their neighbours' effects. What counts is news, by
+partial regression: flow and action are first predicted from the two motions before and from
+appearance (of frame t, or of the frame that a later action was chosen at), the action from its
+neighbours as well, two before it and one after. The score of a lag is the share of the action's
+remainder that the flow's remainder explains, by ridge regression cross-validated over episodes,
+mean over dimensions; its spread, and how often another lag would come first, is that over episodes.
 
 The verdict is by the newest lag that tells something for certain, since that is where an action
 begins to show; where it shows most depends on how late the robot follows. Above 0, motion would
 come before its cause. Below 0, the robot is a frame late or the actions are stored a row early:
 pictures cannot tell which. Dimensions that change slowly (absolute positions, grippers) count by
-their changes. The thresholds were set on four sets, simulated and real, with actions as recorded
-and shifted; fewer than ten episodes often leave it undecided.
+their changes, and large values by little more than middling ones: controllers cut them off. The
+thresholds were set on four sets, simulated and real, with actions as recorded and shifted; fewer
+than ten episodes often leave it undecided.
 """
 
 from __future__ import annotations
@@ -30,16 +33,17 @@ from vidwm.data.motion import appearance, flow, small
 
 LAGS = (-2, -1, 0, 1, 2)
 MARGIN = 2  # rows needed before and after
-EARLIER = 2  # actions before the one in question that are accounted for
+EARLIER, LATER = 2, 1  # actions before and after the one in question that are accounted for
 FOLDS = 5
 PENALTIES = (3.0, 30.0, 300.0, 3e3)
 FAVOUR = 3.0  # by which favoured inputs are scaled, so penalised nine times less
 APPEARANCE_DIMS = 32
-OUTLIERS = 0.05  # share of values on each side that is clipped
+LARGE = 1.5  # median deviations, about where the effect of an action is taken to level off
 SLOW = 0.35  # deviation of changes over deviation of values, below which changes count
-SHARE = 0.35  # of the best score: less may be what the flow's roughness leaves behind
+SHARE = 0.4  # of the best score: less may be what the flow's roughness leaves behind
 CERTAIN = 3.0  # standard errors, for many episodes
 MIN_ROWS = 20  # frames to compare, below which chance decides
+RESAMPLES = 1000  # draws of as many episodes with replacement
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,13 @@ class LagEvidence:
 
 @dataclass(frozen=True, kw_only=True)
 class LagResult:
-    """For each lag in `LAGS` its score, and that over its standard error; `parts` are averaged."""
+    """For each lag in `LAGS` its score, that over its standard error, and its wins: in which share
+    of `RESAMPLES` it explains most. What is resampled are `parts`, as a rule the episodes.
+    """
 
     scores: tuple[float, ...]
     certainty: tuple[float, ...]
+    wins: tuple[float, ...]
     parts: int
 
     @property
@@ -88,14 +95,14 @@ def lag_test(seen: Sequence[LagEvidence]) -> LagResult | None:
     """None where there is too little to say anything: no motion, no change of action."""
     if not seen:
         return None
-    motions, pasts, looks, rows, parts = [], [], [], [], []
+    motions, befores, looks, rows, parts = [], [], [], [], []
     for number, (evidence, actions) in enumerate(zip(seen, _informative(seen), strict=True)):
         t = np.arange(MARGIN, len(evidence.flow) - MARGIN)
         motions.append(evidence.flow[t])
-        pasts.append(np.concatenate([evidence.flow[t - 1], evidence.flow[t - 2]], axis=1))
-        looks.append(evidence.appearance[t])
-        lags = range(LAGS[0] - EARLIER, LAGS[-1] + 1)
-        rows.append(np.stack([actions[np.maximum(t + lag, 0)] for lag in lags]))
+        befores.append(np.concatenate([evidence.flow[t - 1], evidence.flow[t - 2]], axis=1))
+        looks.append(np.stack([evidence.appearance[t + max(lag, 0)] for lag in LAGS]))
+        lags = range(LAGS[0] - EARLIER, LAGS[-1] + LATER + 1)
+        rows.append(np.stack([actions[np.clip(t + lag, 0, len(actions) - 1)] for lag in lags]))
         # With few episodes, parts of them in time stand for episodes.
         block = np.arange(len(t)) * FOLDS // len(t) * (len(seen) < FOLDS)
         parts.append(number * FOLDS + block)
@@ -103,31 +110,52 @@ def lag_test(seen: Sequence[LagEvidence]) -> LagResult | None:
     count = len(np.unique(part))
     if count < FOLDS or len(motion) < MIN_ROWS or not actions.shape[2] or not motion.std() > 0:
         return None
-    past = np.concatenate([np.concatenate(pasts), _principal(np.concatenate(looks))], axis=1)
-    news = motion - _predicted(past, motion, part)
-    scores, certainty = [], []
-    for place in range(EARLIER, EARLIER + len(LAGS)):
-        earlier = np.concatenate([*actions[place - EARLIER : place]], axis=1)
-        known = np.concatenate([past, earlier], axis=1)
-        left = actions[place] - _predicted(known, actions[place], part, favoured=earlier.shape[1])
+    before = np.concatenate(befores)
+    pasts = {
+        lag: np.concatenate([before, _principal(look)], axis=1)
+        for lag, look in zip(LAGS, np.concatenate(looks, axis=1), strict=True)
+        if lag >= 0
+    }
+    news = motion - _predicted(pasts[0], motion, part)
+    gains = []
+    for place, lag in enumerate(LAGS, EARLIER):
+        near = [*actions[place - EARLIER : place], *actions[place + 1 : place + 1 + LATER]]
+        neighbours = np.concatenate(near, axis=1)
+        known = np.concatenate([pasts[max(lag, 0)], neighbours], axis=1)
+        left = actions[place] - _predicted(known, actions[place], part, neighbours.shape[1])
         left -= left.mean(axis=0)
         errors = (left - _predicted(news, left, part)) ** 2
         total = (left**2).sum(axis=0) + 1e-12
-        scores.append(float(np.maximum(1 - errors.sum(axis=0) / total, 0).mean()))
         gain = ((left**2 - errors) / total).mean(axis=1)
-        certainty.append(_in_errors(np.array([gain[part == p].sum() for p in np.unique(part)])))
-    return LagResult(scores=tuple(scores), certainty=tuple(certainty), parts=count)
+        gains.append([gain[part == p].sum() for p in np.unique(part)])
+    return _result(np.array(gains))
+
+
+def _result(gains: np.ndarray) -> LagResult:
+    """From (L, P) what each part adds to the score of each lag."""
+    count = gains.shape[1]
+    drawn = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
+    first = gains[:, drawn].sum(axis=2).argmax(axis=0)
+    return LagResult(
+        scores=tuple(max(float(score), 0.0) for score in gains.sum(axis=1)),
+        certainty=tuple(_in_errors(values) for values in gains),
+        wins=tuple(float((first == place).mean()) for place in range(len(LAGS))),
+        parts=count,
+    )
 
 
 def _informative(seen: Sequence[LagEvidence]) -> list[np.ndarray]:
-    """Actions of each episode: outliers clipped, slow ones as changes, constant ones left out."""
+    """Actions of each episode: large ones damped, slow ones as changes, constant ones left out."""
     rows = np.concatenate([evidence.actions for evidence in seen]).astype(np.float64)
-    low, high = np.quantile(rows, [OUTLIERS, 1 - OUTLIERS], axis=0)
-    values = [np.clip(evidence.actions.astype(np.float64), low, high) for evidence in seen]
+    alive = rows.std(axis=0) > 1e-6 * np.abs(rows).max(axis=0)
+    rows = rows[:, alive]
+    middle, deviation = np.median(rows, axis=0), rows.std(axis=0)
+    large = LARGE * np.maximum(np.median(np.abs(rows - middle), axis=0), deviation / 6)
+    values = [np.tanh((evidence.actions[:, alive] - middle) / large) for evidence in seen]
     steps = [np.diff(episode, axis=0, prepend=episode[:1]) for episode in values]
     spread, moved = np.concatenate(values).std(axis=0), np.concatenate(steps).std(axis=0)
-    slow, alive = moved < SLOW * spread, moved > 1e-6 * np.abs(rows).max(axis=0)
-    return [np.where(slow, s, v)[:, alive] for s, v in zip(steps, values, strict=True)]
+    slow, changing = moved < SLOW * spread, moved > 1e-6
+    return [np.where(slow, s, v)[:, changing] for s, v in zip(steps, values, strict=True)]
 
 
 def _principal(values: np.ndarray) -> np.ndarray:

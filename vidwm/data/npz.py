@@ -3,6 +3,7 @@
 iVideoGPT and RLVR-World: `image` (T, H, W, 3), other cameras as `aux1_image` and so on, `action`
 (T, A) or (T - 1, A), files named <split>_eps_<number>.npz. Images are uint8, integers 0..255 or
 floats 0..1.
+Robot states are the arrays (T, S) of the names in `STATES`, where there are any.
 DrQ-style replay buffers: `observation` (T, 3 k, H, W) stacks the last k frames, the newest last,
 and `action[t]` is the one that led TO observation t (row 0 is a dummy), so here the rows move up by
 one to fit `Episode`. The files state no frame rate; 10 frames per second is assumed where no
@@ -31,9 +32,11 @@ from vidwm.data.reading import (
     choose_camera,
     files_below,
 )
+from vidwm.data.states import as_states, join_states, state_names
 from vidwm.errors import UserError
 
 ACTION, STACKED = "action", "observation"
+STATES = ("proprio", "qpos", "qvel", "robot_state", "state", "states")
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -95,6 +98,8 @@ class NpzDataset:
                 f"{num_dims}; mend or remove it."
             )
         self.action_names = names
+        self._state_sizes = as_states(_state_sizes(first, first[self.camera].shape[0]))
+        self.state_names = state_names(self._state_sizes)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -129,6 +134,17 @@ class NpzDataset:
             fps=self.fps,
             task=self._tasks.get(self.episode_ids[index], ""),
         )
+
+    def states(self, index: int) -> np.ndarray:
+        """Robot states (T, S) float32 of an episode, S `state_names`; UserError as `episode`."""
+        file, length = self._files[index], self.lengths[index]
+        headers = _read_headers(file)
+
+        def read(name: str) -> np.ndarray | None:
+            return _read_array(file, name) if name in headers else None
+
+        check_fits_memory(sum(headers[k].num_bytes for k in headers if k in STATES), str(file))
+        return join_states(read, self._state_sizes, length, str(file))
 
     def span(self, index: int, start: int, stop: int) -> Episode:
         """Frames start .. stop - 1 of an episode; the file must be read whole for them."""
@@ -169,6 +185,16 @@ def _read_each(
                 raise
             damaged[name] = str(error)
     return found
+
+
+def _state_sizes(headers: dict[str, Header], length: int) -> dict[str, int]:
+    """Numbers a row of the arrays (T,) or (T, S) that are states by their name."""
+    arrays = {name: headers[name] for name in STATES if name in headers}
+    return {
+        name: array.shape[1] if len(array.shape) == 2 else 1
+        for name, array in arrays.items()
+        if array.shape[:1] == (length,) and len(array.shape) < 3 and array.dtype.kind in "fiub"
+    }
 
 
 def _is_camera(key: str, header: Header) -> bool:

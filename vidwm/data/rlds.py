@@ -3,14 +3,15 @@
 dataset_info.json lists the splits and their shards, features.json the tree of features; a shard is
 a TFRecord file, a record is one episode, and its steps are flattened to `steps/<key>` lists. A step
 is (observation, action taken at it), so actions need no shift. An action that is a dict of keys is
-concatenated in alphabetical order, as TensorFlow Datasets iterates. The files do not state a frame
-rate: it is looked up by the dataset's name. Left out: other file formats than tfrecord, encoded
-tensors, nested sequences.
+concatenated in alphabetical order, as TensorFlow Datasets iterates, and so are states, which are
+the observations in floating point. The files do not state a frame rate: it is looked up by the
+dataset's name. Left out: other file formats than tfrecord, encoded tensors, nested sequences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from vidwm.data.clip import Episode, check_span
 from vidwm.data.images import channels_first, decode_images
 from vidwm.data.reading import build_episode, choose_camera, inside, read_json
+from vidwm.data.states import as_states, join_states, state_names
 from vidwm.data.tfexample import parse_example, read_bytes, read_numbers
 from vidwm.data.tfrecord import Record, damaged, index_records, read_record
 from vidwm.errors import UserError
@@ -58,6 +60,7 @@ class RLDSDataset:
             leaves = dict(_step_leaves(read_json(self._features_file)))
             self._action_sizes = {key: _size(leaves[key]) for key in sorted(_action_keys(leaves))}
             self.cameras = tuple(sorted(_camera_keys(leaves)))
+            self._state_sizes = as_states(dict(_state_sizes(leaves)))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{self._features_file} lacks or misstates {error}; expected the features of an "
@@ -74,6 +77,7 @@ class RLDSDataset:
             for key, size in self._action_sizes.items()
             for dim in range(size)
         )
+        self.state_names = state_names(self._state_sizes)
         name = str(info.get("name", ""))
         rates = [rate for prefix, rate in FPS_BY_NAME.items() if name.startswith(prefix)]
         self.fps = rates[0] if rates else DEFAULT_FPS
@@ -121,6 +125,22 @@ class RLDSDataset:
             fps=self.fps,
             task=bytes(tasks[0]).decode(errors="replace") if tasks else "",
         )
+
+    def states(self, index: int) -> np.ndarray:
+        """Robot states (T, S) float32 of an episode, S `state_names`; UserError as `episode`."""
+        place = self._places[index]
+        source = f"{place.shard}, record {self.episode_ids[index]}"
+        record = read_record(place.shard, place.record)
+        try:
+            features = parse_example(record)
+            found = {
+                key: read_numbers(features[OBSERVATION + key])
+                for key in self._state_sizes
+                if OBSERVATION + key in features
+            }
+        except ValueError as error:
+            raise UserError(f"{source}: the states are not readable ({error}).") from error
+        return join_states(found.get, self._state_sizes, self.lengths[index], source)
 
     def _index(self, info: dict[str, Any], name: str, split: str | None) -> None:
         """One pass over the shards: where each episode lies and how many steps it has."""
@@ -216,6 +236,15 @@ def _action_keys(leaves: dict[str, dict[str, Any]]) -> Iterator[str]:
         under_action = key == ACTION or key.startswith(ACTION + "/")
         if under_action and "tensor" in leaf and leaf["tensor"]["dtype"] != "string":
             yield key
+
+
+def _state_sizes(leaves: dict[str, dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    """Observations that are numbers, and how many a step; integers are counters and flags."""
+    for key, leaf in leaves.items():
+        tensor = leaf.get("tensor", {})
+        if key.startswith(OBSERVATION) and str(tensor.get("dtype")).startswith("float"):
+            with suppress(ValueError, LookupError, TypeError):  # not of a fixed size
+                yield key.removeprefix(OBSERVATION), _size(leaf)
 
 
 def _camera_keys(leaves: dict[str, dict[str, Any]]) -> Iterator[str]:
