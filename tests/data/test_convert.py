@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import pkgutil
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +23,7 @@ from vidwm.data import convert as conversion
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.datasets import open_dataset
 from vidwm.data.facts import states_of
+from vidwm.data.lerobot_writer import LeRobotWriter
 
 ROOT = Path(__file__).resolve().parents[2]
 MIN_PSNR = 38.0  # dB, of H.264 at crf 11 in full chroma
@@ -106,63 +113,100 @@ def test_states_tasks_and_names_are_kept(
     assert [back.episode(i).task for i in range(5)] == [f"task {i % 2}" for i in range(5)]
 
 
-@pytest.mark.parametrize("form", ["npz", "lerobot"])
+@pytest.fixture()
+def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three episodes a LeRobot file, as in `SLOW`."""
+    pieces = partial(LeRobotWriter, episodes_per_video=3)
+    monkeypatch.setattr(conversion, "LeRobotWriter", pieces)
+
+
+SLOW = """
+import sys, time
+from functools import partial
+from vidwm.cli import main
+from vidwm.data import convert
+numbers = convert._numbers
+def slow(*words, **named):
+    for number in numbers(*words, **named):
+        if number == 5:
+            print("ready", flush=True)
+            time.sleep(60)
+        yield number
+convert._numbers = slow
+convert.LeRobotWriter = partial(convert.LeRobotWriter, episodes_per_video=3)
+main(["data", "convert", *sys.argv[1:]])
+"""
+
+
+def times(folder: Path, pattern: str) -> dict[Path, int]:
+    """When the files were written, by their place in the folder."""
+    files = filter(Path.is_file, folder.rglob(pattern))
+    return {file.relative_to(folder): file.stat().st_mtime_ns for file in files}
+
+
+@pytest.mark.usefixtures("short_pieces")
+@pytest.mark.parametrize(
+    ("form", "whole", "count"), [("npz", "*.npz", 5), ("lerobot", "*-000.*", 3)]
+)
 def test_a_killed_conversion_ends_as_an_undisturbed_one(
-    source: Path, tmp_path: Path, form: str
+    source: Path, tmp_path: Path, form: str, whole: str, count: int
 ) -> None:
+    words = [source, tmp_path / "new", "--format", form]
     assert convert(source, tmp_path / "straight", "--format", form) == 0
-    code = (
-        "import sys, time\n"
-        "from vidwm.data import convert\n"
-        "episodes = convert._episodes\n"
-        "def slow(dataset):\n"
-        "    for number, episode in episodes(dataset):\n"
-        "        yield number, episode\n"
-        "        if number == 4:\n"
-        "            print('ready', flush=True); time.sleep(60)\n"
-        "convert._episodes = slow\n"
-        "from vidwm.cli import main\n"
-        f"main(['data', 'convert', {str(source)!r}, {str(tmp_path / 'new')!r}, '--format={form}'])"
-    )
     child = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOW, *map(str, words)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert child.stdout is not None and child.stdout.readline() == "ready\n"
-    assert convert(source, tmp_path / "new", "--format", form) == 2  # the other one still runs
+    assert convert(*words) == 2  # the other one still runs
     child.kill()
     child.wait()
-    left = {file: file.stat().st_mtime_ns for file in (tmp_path / "new.partial").rglob("*.npz")}
-    assert not (tmp_path / "new").exists() and len(left) == (5 if form == "npz" else 0)
-    assert convert(source, tmp_path / "new", "--format", form) == 0
-    new, straight = tree(tmp_path / "new"), tree(tmp_path / "straight")
-    assert new.keys() == straight.keys()
-    # The encoder does not repeat its bytes, but for the codec's loss the frames are the same.
-    assert [name for name in new if new[name] != straight[name] and not name.endswith(".mp4")] == []
-    assert_same(open_dataset(source), open_dataset(tmp_path / "new"), exact=form == "npz")
-    kept = [tmp_path / "new" / file.name for file in left]
-    assert [file.stat().st_mtime_ns for file in kept] == list(left.values())
+    left = times(tmp_path / "new.partial", whole)
+    assert not (tmp_path / "new").exists() and len(left) == count
+    assert convert(*words) == 0
+    assert tree(tmp_path / "new") == tree(tmp_path / "straight")
+    assert times(tmp_path / "new", whole).items() >= left.items()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "straight"]
 
 
-def test_other_settings_do_not_go_on_from_what_a_killed_run_left(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = conversion._episodes
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Conversions stop at the fourth episode."""
+    numbers = conversion._numbers
 
-    def three(dataset: EpisodeDataset):  # type: ignore[no-untyped-def]
-        for number, episode in original(dataset):
+    def three(dataset: EpisodeDataset, first: int = 0) -> Iterator[int]:
+        for number in numbers(dataset, first):
             if number == 3:
                 raise KeyboardInterrupt
-            yield number, episode
+            yield number
 
-    monkeypatch.setattr(conversion, "_episodes", three)
-    assert convert(source, tmp_path / "new", "--format", "npz") == 130
-    assert len(list((tmp_path / "new.partial").glob("*.npz"))) == 3
-    monkeypatch.undo()
+    monkeypatch.setattr(conversion, "_numbers", three)
+
+
+@pytest.mark.usefixtures("short_pieces")
+@pytest.mark.parametrize("form", ["npz", "lerobot"])
+def test_what_was_begun_otherwise_is_not_gone_on_with(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    data = Path(shutil.copytree(source, tmp_path / "data"))
+    words = [data, tmp_path / "new", "--format", form]
+    with monkeypatch.context() as patch:
+        interrupt(patch)
+        assert convert(*words) == 130
+    left = tree(tmp_path / "new.partial")
+    assert len(left) == 3
     (tmp_path / "list.json").write_text('["07", "08"]')
-    words = ["--format", "npz", "--episodes", tmp_path / "list.json"]
-    assert convert(source, tmp_path / "new", *words) == 0
-    assert list(open_dataset(tmp_path / "new").episode_ids) == ["07", "08"]
+    assert convert(*words, "--episodes", tmp_path / "list.json", "--crf", "9") == 2
+    assert (
+        "new.partial is of a conversion that was begun with other episodes and crf; repeat th"
+        in (capsys.readouterr().err)
+    )
+    old = (data / "09.npz").stat()
+    os.utime(data / "09.npz", ns=(old.st_atime_ns, old.st_mtime_ns + 1))
+    assert convert(*words) == 2
+    assert "begun with other recordings; " in capsys.readouterr().err
+    os.utime(data / "09.npz", ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert tree(tmp_path / "new.partial") == left
+    assert convert(*words) == 0
 
 
 @pytest.mark.parametrize("form", ["npz", "lerobot"])
@@ -182,26 +226,49 @@ def test_nothing_that_exists_is_touched(
     assert "lies inside of" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_one_sentence(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.usefixtures("short_pieces")
+@pytest.mark.parametrize(
+    ("form", "write", "whole"),
+    [
+        ("npz", "numpy.savez_compressed", "*.npz"),
+        ("lerobot", "vidwm.data.lerobot_piece._VideoFile.append", "*-000.*"),
+        ("lerobot", "vidwm.data.lerobot_piece._VideoFile.close", "*-000.*"),
+        ("lerobot", "pyarrow.parquet.write_table", "*-000.*"),
+    ],
+)
+def test_a_full_disk_is_one_sentence_and_what_is_whole_stays(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, write: str,
+    whole: str, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    assert convert(source, tmp_path / "straight", "--format", form) == 0
+    words = [source, tmp_path / "new", "--format", form]
+    module, _, name = write.rpartition(".")
+    original = getattr(pkgutil.resolve_name(module), name)
+    left = 1 if name in ("close", "write_table") else 4
 
-    monkeypatch.setattr(np, "savez_compressed", full)
-    assert convert(source, tmp_path / "npz", "--format", "npz") == 2
-    error = capsys.readouterr().err
-    assert "npz cannot be written (No space left on device); free space" in error
-    monkeypatch.setattr("vidwm.data.lerobot_writer._VideoFile.append", full)
-    monkeypatch.setattr("vidwm.data.lerobot_writer._VideoFile.close", full)
-    assert convert(source, tmp_path / "lerobot") == 2
-    assert "lerobot cannot be written (No space left on device)" in capsys.readouterr().err
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("lerobot")]
-    monkeypatch.undo()
-    for form in ("npz", "lerobot"):
-        assert convert(source, tmp_path / form, "--format", form) == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["lerobot", "npz"]
+    def full(*words: Any, **named: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(*words, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, full)
+        capsys.readouterr()
+        assert convert(*words) == 2
+        assert re.fullmatch(
+            r"vidwm: error: \S+new cannot be written \(No space left on device\); free space or "
+            r"choose another folder, and run the same command again\.\n",
+            capsys.readouterr().err,
+        )
+    kept = times(tmp_path / "new.partial", "*.*")
+    assert kept == times(tmp_path / "new.partial", whole) and len(kept) == (
+        4 if form == "npz" else 3
+    )
+    assert convert(*words) == 0
+    assert times(tmp_path / "new", whole).items() >= kept.items()
+    assert tree(tmp_path / "new") == tree(tmp_path / "straight")
 
 
 def test_mixed_sizes_and_broken_rates_cannot_be_lerobot(

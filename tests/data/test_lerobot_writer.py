@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -63,6 +64,13 @@ def decode(path: Path) -> tuple[np.ndarray, list[bool]]:
     return np.stack([f.to_ndarray(format="rgb24") for f in frames]), [f.key_frame for f in frames]
 
 
+def read_pieces(folder: Path) -> list[dict[str, Any]]:
+    """The rows of two files of two and one episode."""
+    files = sorted(folder.iterdir())
+    assert [file.name for file in files] == ["file-000.parquet", "file-001.parquet"]
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
 def test_videos_hold_the_frames_in_full_chroma_with_a_keyframe_per_episode(root: Path) -> None:
     for file_index, numbers in ((0, (0, 1)), (1, (2,))):
         frames, keys = decode(root / VIDEO.format(file_index))
@@ -76,7 +84,7 @@ def test_videos_hold_the_frames_in_full_chroma_with_a_keyframe_per_episode(root:
 
 
 def test_episode_table_places_every_episode(root: Path) -> None:
-    rows = pq.read_table(root / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    rows = read_pieces(root / "meta/episodes/chunk-000")
     assert [row["length"] for row in rows] == list(LENGTHS)
     assert [(r["dataset_from_index"], r["dataset_to_index"]) for r in rows] == [
         (0, 7),
@@ -93,14 +101,19 @@ def test_episode_table_places_every_episode(root: Path) -> None:
 
 
 def test_data_rows_are_the_actions_and_states(root: Path) -> None:
-    table = pq.read_table(root / "data/chunk-000/file-000.parquet")
+    assert [r["data/file_index"] for r in read_pieces(root / "meta/episodes/chunk-000")] == [
+        0,
+        0,
+        1,
+    ]
+    rows = read_pieces(root / "data/chunk-000")
     for column, key in (("action", "actions"), ("observation.state", "states")):
-        stored = np.array(table[column].to_pylist(), np.float32)
+        stored = np.array([row[column] for row in rows], np.float32)
         assert np.array_equal(stored, np.concatenate([e[key] for e in EPISODES]))
-    assert table["index"].to_pylist() == list(range(sum(LENGTHS)))
-    assert table["frame_index"].to_pylist() == [t for n in LENGTHS for t in range(n)]
-    assert table["task_index"].to_pylist() == [0] * 7 + [1] * 4 + [0] * 9
-    assert table["timestamp"].to_pylist()[8] == pytest.approx(0.1)
+    assert [row["index"] for row in rows] == list(range(sum(LENGTHS)))
+    assert [row["frame_index"] for row in rows] == [t for n in LENGTHS for t in range(n)]
+    assert [row["task_index"] for row in rows] == [0] * 7 + [1] * 4 + [0] * 9
+    assert rows[8]["timestamp"] == pytest.approx(0.1)
 
 
 def test_info_and_tasks(root: Path) -> None:

@@ -151,6 +151,21 @@ def test_only_the_span_is_decoded(tmp_path: Path, moving: Moving) -> None:
         read_frames(path, 0, 40)
 
 
+def test_what_the_decoder_made_up_is_no_frame(tmp_path: Path, moving: Moving) -> None:
+    """It fills in what it cannot read of a picture, and says so."""
+    path = encode(tmp_path / "a.mp4", moving(20, *SIZE), options={"bf": "0", "g": "10"})
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+        places = [(packet.pos, packet.size) for packet in packets]
+    content, expected = bytearray(path.read_bytes()), decode_all(path)
+    position, size = places[13]
+    content[position + size // 2 : position + size] = bytes(size - size // 2)
+    path.write_bytes(content)
+    assert (read_frames(path, 3, 10) == expected[3:13]).all()
+    with pytest.raises(UserError, match=r"a\.mp4 cannot be read at frames 10 to 14 .*damaged"):
+        read_frames(path, 10, 5)
+
+
 @pytest.mark.parametrize("start", [0, 1])
 def test_too_short(tmp_path: Path, moving: Moving, backend: str, start: int) -> None:
     write_video(tmp_path / "a.mp4", moving(5, *SIZE), 10)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
+from tests.data.test_video import KINDS, encode
 from vidwm.data import video_backends
 from vidwm.data.video import read_frames, write_video
 from vidwm.data.video_av import AvVideo
@@ -19,6 +25,7 @@ from vidwm.data.video_errors import DecodingFailed, NoDecoder
 from vidwm.data.video_files import OPEN_FILES, OpenFiles
 from vidwm.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 Moving = Callable[..., np.ndarray]
 
 
@@ -161,6 +168,53 @@ def test_a_forked_process_closes_nothing_and_opens_its_own(video: Path) -> None:
         read_frames(video, 0, 2)
         os._exit(0 if empty and open_descriptors(video) == 2 else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_forked_process_ends_though_decoding_threads_stayed_behind(
+    tmp_path: Path, moving: Moving
+) -> None:
+    """Closing what it inherited would wait for them; multiprocessing's never get so far."""
+    if "libsvtav1" not in av.codecs_available:
+        pytest.skip("this PyAV has no libsvtav1 to write the file with")
+    code = (
+        "import os, sys\n"
+        "from vidwm.data import video_av\n"
+        "from vidwm.data.video import read_frames\n"
+        "video_av.processors = lambda: 2\n"
+        "read_frames(sys.argv[1], 0, 4)\n"
+        "child = os.fork()\n"
+        "if child:\n"
+        "    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    path = encode(tmp_path / "a.mp4", moving(8, 64, 64), *KINDS["av1"])
+    words = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(words, cwd=ROOT, start_new_session=True) as process:
+        try:
+            assert process.wait(timeout=60) == 0
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def thread_count(path: Path) -> int:
+    return AvVideo(path)._codec.thread_count
+
+
+def test_av1_is_decoded_by_all_processors_where_no_process_shares_them(
+    tmp_path: Path, moving: Moving, monkeypatch: pytest.MonkeyPatch, video: Path
+) -> None:
+    if "libsvtav1" not in av.codecs_available:
+        pytest.skip("this PyAV has no libsvtav1 to write the file with")
+    path = encode(tmp_path / "av1.mp4", moving(30, 64, 64), *KINDS["av1"])
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [thread_count(path), thread_count(video)] == [3, 1]
+    threaded = [AvVideo(path).read(start, 4, 10) for start in (0, 17, 9, 26)]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        assert pool.submit(thread_count, path).result(timeout=60) == 1
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert thread_count(path) == 1
+    assert (np.stack(threaded) == [AvVideo(path).read(s, 4, 10) for s in (0, 17, 9, 26)]).all()
 
 
 def test_threads_share_no_file(video: Path) -> None:

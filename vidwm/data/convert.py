@@ -1,11 +1,11 @@
 """`vidwm data convert`: recordings of any readable format as LeRobotDataset v3.0 or npz episodes.
 
 Actions stay what they are to the last bit. Frames do in npz; as LeRobot they go through H.264 in
-full chroma. All is written to <output_dir>.partial, which gets its name when it is complete; an
-existing folder is never touched. After a kill the same command goes on: npz keeps the episodes that
-are there and ends with the same bytes as an undisturbed run; LeRobot, whose files hold many
-episodes each, starts again (and x264 does not repeat its bytes, so its videos may differ in them).
-A lock that ends with its process keeps two conversions apart.
+full chroma. All is written
+to <output_dir>.partial, which gets its name when it is complete; an existing folder is never
+touched. After a kill or on a full disk the same command goes on behind what is whole, be it an npz
+episode or a LeRobot file of many, and ends with the same bytes as an undisturbed run. A lock that
+ends with its process keeps two conversions apart, and says what the unfinished folder is of.
 
 What npz cannot hold (frame rate, names, tasks) is written beside it, in convert.json, from where it
 is read again.
@@ -15,24 +15,24 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from vidwm.data.clip import Episode, EpisodeDataset
+from vidwm.data.cache_folder import state_of
+from vidwm.data.clip import EpisodeDataset
 from vidwm.data.facts import robot_of, states_of
+from vidwm.data.joined import Joined
 from vidwm.data.lerobot_writer import LeRobotWriter
 from vidwm.data.npz_facts import FILE
 from vidwm.data.reading import inside
 from vidwm.data.recordings import open_recordings
 from vidwm.data_config import ConvertConfig
-from vidwm.errors import UserError
+from vidwm.errors import UserError, first_line
 
 
 def convert_command(config: ConvertConfig) -> None:
@@ -53,36 +53,40 @@ def convert(config: ConvertConfig) -> EpisodeDataset:
         raise UserError(f"{target} lies inside of {config.data}; choose a folder beside it.")
     dataset = open_recordings(config)
     partial = target.with_name(target.name + ".partial")
-    settings = {key: str(value) for key, value in asdict(config).items()}
-    settings["ids"] = json.dumps(list(dataset.episode_ids))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    begun = {
+        "recordings": [str(config.data.absolute()), *_states(dataset)],
+        "camera": dataset.camera,
+        "episodes": list(dataset.episode_ids),
+        "format": config.format,
+        "crf": config.crf,
+    }
     try:
-        with _locked(target, partial, settings):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target, partial, begun):
             if config.format == "npz":
                 _write_npz(dataset, target, partial)
             else:
-                try:
-                    _write_lerobot(dataset, target, partial, config.crf)
-                except BaseException:  # it cannot go on from there, so it need not fill the disk
-                    shutil.rmtree(partial, ignore_errors=True)
-                    raise
+                _write_lerobot(dataset, target, config.crf)
     except OSError as error:
         raise UserError(
-            f"{target} cannot be written ({error.strerror or error}); free space or choose another "
-            f"folder, and run the same command again."
+            f"{target} cannot be written ({error.strerror or first_line(error)}); free space or "
+            f"choose another folder, and run the same command again."
         ) from error
     return dataset
 
 
-@contextmanager
-def _locked(target: Path, partial: Path, settings: dict[str, str]) -> Iterator[None]:
-    """Hold <target>.lock, which tells by whom and with which settings `partial` was begun.
+def _states(dataset: EpisodeDataset) -> list[str]:
+    """Hashes of the recorded files, of every part."""
+    if not isinstance(dataset, Joined):
+        return [state_of(dataset)]
+    return [state for part in dataset.parts for state in _states(part.dataset)]
 
-    What a killed run with other settings left is removed; what no conversion began is not.
-    """
+
+@contextmanager
+def _locked(target: Path, partial: Path, begun: dict[str, Any]) -> Iterator[None]:
+    """Hold <target>.lock, which tells of what `partial` was begun; UserError if it was of other."""
     lock = target.with_name(target.name + ".lock")
-    begun = lock.exists()
-    if partial.exists() and not begun:
+    if partial.exists() and not lock.exists():
         raise UserError(f"{partial} is in the way, and not of a conversion; remove or rename it.")
     with lock.open("a+", encoding="utf-8") as file:
         try:
@@ -90,32 +94,53 @@ def _locked(target: Path, partial: Path, settings: dict[str, str]) -> Iterator[N
         except OSError:
             raise UserError(f"Another process is writing {target}; wait for it to end.") from None
         file.seek(0)
-        if file.read() != json.dumps(settings):
-            shutil.rmtree(partial, ignore_errors=True)
-            file.truncate(0)
-            file.write(json.dumps(settings))
-            file.flush()
+        stated = file.read()
+        if partial.exists() and stated != json.dumps(begun):
+            raise UserError(
+                f"{partial} is of a conversion that was begun with other {_changed(stated, begun)};"
+                f" repeat that command, or remove the folder."
+            )
         try:
+            if not partial.exists():
+                file.truncate(0)
+                file.write(json.dumps(begun))
+                file.flush()
             yield
         finally:
-            if not partial.exists():  # else it says what was left, and by which settings
+            if not partial.exists():  # else it says what was left
                 lock.unlink()
+
+
+def _changed(stated: str, begun: dict[str, Any]) -> str:
+    """In words, what differs from what a lock says."""
+    try:
+        values = dict(json.loads(stated))
+    except (ValueError, TypeError):
+        return "settings"
+    differing = [name for name, value in begun.items() if values.get(name) != value]
+    return " and ".join(differing) or "settings"
 
 
 def _write_npz(dataset: EpisodeDataset, target: Path, partial: Path) -> None:
     partial.mkdir(exist_ok=True)
     tasks = {}
-    for number, episode in _episodes(dataset):
-        file = inside(partial, f"{episode.id}.npz", stated_in=dataset.path)
+    for number in _numbers(dataset):
+        file = inside(partial, f"{dataset.episode_ids[number]}.npz", stated_in=dataset.path)
+        written = file.exists()
+        episode = dataset.span(number, 0, 1) if written else dataset.episode(number)
         tasks[episode.id] = episode.task
-        if file.exists():
+        if written:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".unfinished")
-        with unfinished.open("wb") as stream:
-            arrays: dict[str, Any] = {"image": episode.frames.transpose(0, 2, 3, 1)}
-            arrays |= {"action": episode.actions} | _state(dataset, number)
-            np.savez_compressed(stream, **arrays)
+        arrays: dict[str, Any] = {"image": episode.frames.transpose(0, 2, 3, 1)}
+        arrays |= {"action": episode.actions} | _state(dataset, number)
+        try:
+            with unfinished.open("wb") as stream:
+                np.savez_compressed(stream, **arrays)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
         unfinished.replace(file)
     facts = {
         "from": dataset.format,
@@ -130,12 +155,11 @@ def _write_npz(dataset: EpisodeDataset, target: Path, partial: Path) -> None:
     partial.rename(target)
 
 
-def _write_lerobot(dataset: EpisodeDataset, target: Path, partial: Path, crf: int) -> None:
+def _write_lerobot(dataset: EpisodeDataset, target: Path, crf: int) -> None:
     if dataset.fps != round(dataset.fps):
         raise UserError(
             f"{dataset.path} has {dataset.fps:g} frames per second; LeRobot needs a whole number."
         )
-    shutil.rmtree(partial, ignore_errors=True)
     states = states_of(dataset, [0])
     writer = LeRobotWriter(
         target,
@@ -144,17 +168,17 @@ def _write_lerobot(dataset: EpisodeDataset, target: Path, partial: Path, crf: in
         action_names=dataset.action_names,
         state_names=states.names if states else (),
         crf=crf,
+        resume=True,
     )
-    size: tuple[int, ...] | None = None
     with writer:
-        for number, episode in _episodes(dataset):
-            if size not in (None, episode.frames.shape[2:]):
+        for number in _numbers(dataset, first=writer.num_episodes):
+            episode = dataset.episode(number)
+            size, before = episode.frames.shape[2:], writer.frame_shape[:2]
+            if before not in ((), size):
                 raise UserError(
-                    f"{dataset.path}: episode {episode.id} has frames of (H, W) "
-                    f"{episode.frames.shape[2:]}, those before {size}; LeRobot holds one size: "
-                    f"choose episodes with --episodes."
+                    f"{dataset.path}: episode {episode.id} has frames of (H, W) {size}, those "
+                    f"before {before}; LeRobot holds one size: choose episodes with --episodes."
                 )
-            size = episode.frames.shape[2:]
             rows = _state(dataset, number).get("state", np.zeros((len(episode), 0), np.float32))
             writer.add_episode(
                 frames=np.ascontiguousarray(episode.frames.transpose(0, 2, 3, 1)),
@@ -164,10 +188,10 @@ def _write_lerobot(dataset: EpisodeDataset, target: Path, partial: Path, crf: in
             )
 
 
-def _episodes(dataset: EpisodeDataset) -> Iterator[tuple[int, Episode]]:
-    numbers = range(len(dataset))
-    for number in tqdm(numbers, desc="convert", unit="episode", leave=False, disable=None):
-        yield number, dataset.episode(number)
+def _numbers(dataset: EpisodeDataset, first: int = 0) -> Iterator[int]:
+    """Of the episodes from `first` on, with a bar that shows how far it is."""
+    bar = {"desc": "convert", "unit": "episode", "leave": False, "disable": None}
+    yield from tqdm(range(first, len(dataset)), total=len(dataset), initial=first, **bar)
 
 
 def _state(dataset: EpisodeDataset, number: int) -> dict[str, np.ndarray]:

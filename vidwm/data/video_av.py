@@ -7,6 +7,8 @@ Nothing else is kept from one span to the next, and none of it changes what is r
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
@@ -15,14 +17,24 @@ from typing import Any
 
 import av
 import numpy as np
+from av.codec.context import Flags
 
-from vidwm.data.video_errors import NoDecoder, missing_frame, repeated_frame
+from vidwm.data.video_errors import DecodingFailed, NoDecoder, missing_frame, repeated_frame
 from vidwm.data.video_pixels import RGBConverter, stack
 from vidwm.errors import UserError
 
 # Of other codecs "not referred to" may mean: not by pictures of the same temporal layer.
 SKIP_UNREFERENCED = ("h264",)
+# Of the others, threads would take a picture each and so decode past the end of every span.
+THREADED = ("libdav1d",)
+MAX_THREADS = 8  # of an open file; there are up to 16
 STEPS_BACK = 3  # key frames; the pictures after one cannot always be decoded from there
+
+
+def processors() -> int:
+    """How many of them a decoder may use: one where other processes decode or train beside it."""
+    shared = multiprocessing.parent_process() is not None or os.environ.get("LOCAL_WORLD_SIZE")
+    return 1 if shared else min(MAX_THREADS, os.cpu_count() or 1)
 
 
 class AvVideo:
@@ -35,8 +47,11 @@ class AvVideo:
         if stream is None or stream.codec_context is None:  # none is of an unknown codec
             raise NoDecoder(f"Video {path} holds no video that can be decoded; re-encode it.")
         self._stream, self._codec = stream, stream.codec_context
-        stream.thread_type = "NONE"  # data workers share the processors
+        stream.thread_type = "NONE"
         self._codec.thread_count = 1
+        if self._codec.name in THREADED:
+            self._codec.thread_count = processors()
+            self._codec.flags |= Flags.low_delay  # all of them on one picture, none ahead of it
         self.rate = float(stream.average_rate or 0)
         self._first, self._time_base = stream.start_time or 0, stream.time_base or Fraction(1)
         self._converter = RGBConverter()
@@ -56,6 +71,8 @@ class AvVideo:
                 continue
             if index in pictures:
                 raise repeated_frame(self._path, index, rate)
+            if frame.is_corrupt:  # the decoder filled in what it could not read
+                raise DecodingFailed(f"picture {index} is damaged")
             picture = self._converter.convert(frame)
             first = next(iter(pictures.values()), picture)
             if (picture.width, picture.height) != (first.width, first.height):

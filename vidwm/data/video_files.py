@@ -8,6 +8,7 @@ in a file is shared with the parent, and closing may wait for threads that only 
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -30,7 +31,6 @@ class OpenFiles:
     def __init__(self, limit: int = MAX_OPEN) -> None:
         self._limit, self._lock = limit, Lock()
         self._files: OrderedDict[Key, tuple[Stamp, OpenVideo]] = OrderedDict()
-        self._inherited: list[object] = []
 
     def __len__(self) -> int:
         return len(self._files)
@@ -64,7 +64,7 @@ class OpenFiles:
 
     def abandon(self) -> None:
         """Start without any file, in a forked process."""
-        self._inherited.append(self._files)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._files))  # not even freed at the end
         self._files, self._lock = OrderedDict(), Lock()
 
 
