@@ -86,7 +86,9 @@ def append_report(report: Path, output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer_run", type=Path)
-    parser.add_argument("--pretrain_run", type=Path, nargs="+", help="each goes on from the one before")
+    parser.add_argument(
+        "--pretrain_run", type=Path, nargs="+", help="each goes on from the one before"
+    )
     parser.add_argument("--report", type=Path, help="report.md of `vidwm evaluate`, to append")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
