@@ -9,6 +9,7 @@ in a file is shared with the parent, and closing may wait for threads that only 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -63,8 +64,13 @@ class OpenFiles:
         return frames
 
     def abandon(self) -> None:
-        """Start without any file, in a forked process."""
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._files))  # not even freed at the end
+        """Start without any file, in a forked process, which frees none it inherited.
+
+        Those open are not freed even at its end, and garbage of the parent, in which a file may be
+        that nobody closed, is not collected here.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._files))
+        gc.freeze()
         self._files, self._lock = OrderedDict(), Lock()
 
 
