@@ -138,6 +138,20 @@ def test_decord_refuses_sizes_it_cannot_copy(tmp_path: Path, moving: Moving) -> 
         read_frames(tmp_path / "a.mp4", 0, 4, backend="decord")
 
 
+@pytest.mark.parametrize("backend", CHOICES[2:])
+def test_no_library_is_given_a_count_it_would_make_room_for(video: Path, backend: str) -> None:
+    """decord ends the process."""
+    if why_not(backend):
+        pytest.skip(f"{backend} does not decode here: {why_not(backend)}")
+    content = bytearray(video.read_bytes())
+    place = content.index(b"stts") + 12  # after its name, version and number of entries
+    assert int.from_bytes(content[place : place + 4], "big") == 20
+    content[place] = 0x7F
+    video.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.mp4 states \d{10} frames and holds 20; the file is "):
+        read_frames(video, 0, 4, backend=backend)
+
+
 @pytest.mark.parametrize("backend", CHOICES[1:])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers(video: Path, method: str, backend: str) -> None:

@@ -59,15 +59,20 @@ class VideoIndex:
 
 
 def index_video(path: Path) -> VideoIndex:
-    """Read every packet's time stamp; NoDecoder if the file holds no video."""
+    """Read every packet's time stamp; NoDecoder if the file holds no video, or less than it says.
+
+    decord sets memory aside for as many frames as the header states, and ends the process if there
+    is none (it lets std::bad_alloc through).
+    """
     with av.open(str(path), metadata_errors="ignore") as container:
         stream = next(iter(container.streams.video), None)
         if stream is None:
             raise NoDecoder(f"Video {path} holds no video that can be decoded; re-encode it.")
         codec = stream.codec_context
         h264 = codec is not None and codec.name == "h264"
-        stamps, key, open_groups = list[int](), 0, False
+        stamps, key, open_groups, packets = list[int](), 0, False, 0
         for packet in container.demux(stream):
+            packets += packet.size > 0
             if packet.pts is None or packet.is_discard:
                 continue
             if packet.is_keyframe:
@@ -75,6 +80,11 @@ def index_video(path: Path) -> VideoIndex:
                 open_groups |= h264 and not _has_idr(bytes(packet))
             open_groups |= packet.pts < key
             stamps.append(packet.pts)
+        if stream.frames > packets:
+            raise NoDecoder(
+                f"Video {path} states {stream.frames} frames and holds {packets}; the file is "
+                f"damaged or incomplete, copy it again, or use PyAV."
+            )
         first = stream.start_time if stream.start_time is not None else min(stamps, default=0)
         ticks = np.sort(np.array(stamps, np.int64)) - first
         return VideoIndex(
