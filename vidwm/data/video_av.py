@@ -17,7 +17,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.codec.context import Flags
 
 from vidwm.data.video_errors import DecodingFailed, NoDecoder, missing_frame, repeated_frame
 from vidwm.data.video_pixels import RGBConverter, stack
@@ -25,7 +24,7 @@ from vidwm.errors import UserError
 
 # Of other codecs "not referred to" may mean: not by pictures of the same temporal layer.
 SKIP_UNREFERENCED = ("h264",)
-# Of the others, threads would take a picture each and so decode past the end of every span.
+# With threads a decoder reads past the end of a span; of the others that costs more than it gains.
 THREADED = ("libdav1d",)
 MAX_THREADS = 8  # of an open file; there are up to 16
 STEPS_BACK = 3  # key frames; the pictures after one cannot always be decoded from there
@@ -51,7 +50,6 @@ class AvVideo:
         self._codec.thread_count = 1
         if self._codec.name in THREADED:
             self._codec.thread_count = processors()
-            self._codec.flags |= Flags.low_delay  # all of them on one picture, none ahead of it
         self.rate = float(stream.average_rate or 0)
         self._first, self._time_base = stream.start_time or 0, stream.time_base or Fraction(1)
         self._converter = RGBConverter()
