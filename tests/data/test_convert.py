@@ -209,6 +209,29 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(
     assert convert(*words) == 0
 
 
+def test_other_settings_of_a_part_are_not_gone_on_with(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    words = [tmp_path / "mix.json", tmp_path / "new", "--format", "npz"]
+
+    def mix(weight: float, **settings: object) -> None:
+        late = {"data": str(source), "discrete_actions": ["action_1"]} | settings
+        parts = {"a": {"data": str(source), "weight": weight}, "late": late}
+        (tmp_path / "mix.json").write_text(json.dumps(parts))
+
+    mix(1, action_shift=1)
+    with monkeypatch.context() as patch:
+        interrupt(patch)
+        assert convert(*words) == 130
+    for settings in ({"action_shift": 0}, {"action_shift": 1, "action_form": "delta"}):
+        mix(1, **settings)
+        assert convert(*words) == 2
+        assert "begun with other settings of parts; repeat" in capsys.readouterr().err
+    mix(2, action_shift=1)  # nothing that is written depends on a weight
+    assert convert(*words) == 0
+
+
 @pytest.mark.parametrize("form", ["npz", "lerobot"])
 def test_nothing_that_exists_is_touched(
     source: Path, tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]

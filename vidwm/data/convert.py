@@ -17,6 +17,7 @@ import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from vidwm.data.clip import EpisodeDataset
 from vidwm.data.facts import robot_of, states_of
 from vidwm.data.joined import Joined
 from vidwm.data.lerobot_writer import LeRobotWriter
+from vidwm.data.mixture_file import read_mixture
 from vidwm.data.npz_facts import FILE
 from vidwm.data.reading import inside
 from vidwm.data.recordings import open_recordings
-from vidwm.data_config import ConvertConfig
+from vidwm.data_config import ConvertConfig, RowOptions
 from vidwm.errors import UserError, first_line
 
 
@@ -56,6 +58,8 @@ def convert(config: ConvertConfig) -> EpisodeDataset:
     begun = {
         "recordings": [str(config.data.absolute()), *_states(dataset)],
         "camera": dataset.camera,
+        "split": config.split,
+        "settings of parts": _settings(config, dataset),
         "episodes": list(dataset.episode_ids),
         "format": config.format,
         "crf": config.crf,
@@ -80,6 +84,18 @@ def _states(dataset: EpisodeDataset) -> list[str]:
     if not isinstance(dataset, Joined):
         return [state_of(dataset)]
     return [state for part in dataset.parts for state in _states(part.dataset)]
+
+
+def _settings(config: ConvertConfig, dataset: EpisodeDataset) -> dict[str, dict[str, Any]]:
+    """What rows and frames of each part of a mixture are made of; weights make none."""
+    if not isinstance(dataset, Joined) or not dataset.is_mixture:
+        return {}
+    options, words = read_mixture(config), [spec.name for spec in fields(RowOptions)]
+    return {
+        part.name: {"camera": part.dataset.camera, "split": options[part.name].split}
+        | {word: getattr(options[part.name], word) for word in words}
+        for part in dataset.parts
+    }
 
 
 @contextmanager
@@ -117,7 +133,7 @@ def _changed(stated: str, begun: dict[str, Any]) -> str:
         values = dict(json.loads(stated))
     except (ValueError, TypeError):
         return "settings"
-    differing = [name for name, value in begun.items() if values.get(name) != value]
+    differing = [name for name in begun if values.get(name) != json.loads(json.dumps(begun[name]))]
     return " and ".join(differing) or "settings"
 
 
