@@ -38,6 +38,11 @@ class RowOptions(Options):
         None, "names of commands such as a gripper's: not cut, subtracted or added"
     )
 
+    @property
+    def takes_states(self) -> bool:
+        """Whether actions are made of robot states."""
+        return self.action_form.startswith("state")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ActionOptions(RowOptions):
@@ -111,6 +116,8 @@ class PartOptions(RecordingOptions, RowOptions):
 class DataOptions(RecordingOptions):
     """Which of their episodes are used."""
 
+    keeps_states: ClassVar[bool] = False  # so that an episode whose states are bad is
+
     episodes: Path | None = option(
         None, "JSON list of episode ids, or what `vidwm data check --fix_report` wrote: only these"
     )
@@ -166,6 +173,7 @@ class ConvertConfig(DataOptions):
     """Recordings in another format."""
 
     positional: ClassVar[tuple[str, ...]] = ("data", "output_dir")
+    keeps_states: ClassVar[bool] = True
 
     output_dir: Path = required("folder of the new dataset; must not exist")
     format: Literal["lerobot", "npz"] = option("lerobot", "lerobot: LeRobotDataset v3.0, H.264")

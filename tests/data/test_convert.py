@@ -313,6 +313,55 @@ def test_mixed_sizes_and_broken_rates_cannot_be_lerobot(
     assert "has 7.5 frames per second; LeRobot needs a whole number" in capsys.readouterr().err
 
 
+def with_states(folder: Path, *states: np.ndarray | None) -> Path:
+    """Npz episodes of 6 frames, each with these states."""
+    folder.mkdir()
+    for index, rows in enumerate(states):
+        image = np.full((6, 16, 16, 3), 40 * index, np.uint8)
+        more = {} if rows is None else {"state": rows}
+        np.savez(folder / f"{index}.npz", image=image, action=np.ones((6, 2)), **more)
+    return folder
+
+
+@pytest.mark.parametrize("form", ["npz", "lerobot"])
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (np.full((6, 3), np.nan), "episode 1: expected 6 rows of finite robot states"),
+        (np.ones((3, 6)), r"1.npz: the states 'state' are (3, 6) float64; expected numbers (6, 3)"),
+        (None, "1.npz: the states 'state' are absent"),
+    ],
+)
+def test_an_episode_of_bad_states_is_named_or_skipped(
+    tmp_path: Path, form: str, bad: np.ndarray | None, said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    data = with_states(tmp_path / "data", np.zeros((6, 3)), bad, np.ones((6, 3)))
+    words = [data, tmp_path / "new", "--format", form]
+    assert convert(*words) == 2
+    assert said in capsys.readouterr().err
+    words[1] = tmp_path / "good"
+    assert convert(*words, "--on_bad_episode", "skip") == 0
+    assert "1 of 3 episodes are damaged" in capsys.readouterr().out
+    states = states_of(open_dataset(tmp_path / "good"), [0, 1])
+    assert states is not None and states.rows[:, 0].tolist() == [0] * 6 + [1] * 6
+
+
+@pytest.mark.parametrize("form", ["npz", "lerobot"])
+@pytest.mark.parametrize(("size", "kept"), [(None, False), (4, False), (3, True)])
+def test_a_mixture_keeps_the_states_that_all_parts_have(
+    tmp_path: Path, form: str, size: int | None, kept: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = with_states(tmp_path / "a", np.zeros((6, 3)))
+    second = with_states(tmp_path / "b", None if size is None else np.ones((6, size)))
+    (tmp_path / "mix.json").write_text(
+        json.dumps({"a": {"data": str(first)}, "b": {"data": str(second)}})
+    )
+    assert convert(tmp_path / "mix.json", tmp_path / "new", "--format", form) == 0
+    assert ("robot states are left out" in capsys.readouterr().out) == (not kept)
+    assert bool(states_of(open_dataset(tmp_path / "new"), [0, 1])) == kept
+
+
 @pytest.mark.parametrize("name", ["bridge_rlds", "bair_npz", "metaworld_npz"])
 def test_real_recordings(shared: Path, tmp_path: Path, name: str) -> None:
     old = open_dataset(shared / "data" / name)

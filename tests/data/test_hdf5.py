@@ -109,6 +109,12 @@ def test_states(robomimic: Path, aloha: Path) -> None:
         file["data/demo_3/obs/gripper"] = np.zeros(2)
     with pytest.raises(UserError, match=r"demo_3: the states 'gripper' are \(2,\) float64"):
         open_dataset(robomimic).states(3)  # type: ignore[attr-defined]
+    with h5py.File(robomimic, "a") as file:
+        eef = file["data/demo_2/obs/robot0_eef_pos"][()]
+        del file["data/demo_2/obs/robot0_eef_pos"]
+        file["data/demo_2/obs/robot0_eef_pos"] = eef.T
+    with pytest.raises(UserError, match=r"demo_2: the states 'robot0_eef_pos' are \(3, \d\)"):
+        open_dataset(robomimic).states(2)  # type: ignore[attr-defined]
 
 
 def test_a_folder_of_files(robomimic: Path) -> None:

@@ -104,7 +104,9 @@ def test_states(toy: Path) -> None:
     assert states.rows.dtype == np.float32 and states.rows.shape == (5 + 6, 3)
     assert states.rows[3].tolist() == [51.5, -103, 103]
     dataset.lengths[1] += 1  # type: ignore[index]
-    with pytest.raises(UserError, match=r"'effort' are \(5,\) float32; expected numbers \(6, 1\)"):
+    with pytest.raises(
+        UserError, match=r"'effort' are \(5, 1\) float32; expected numbers \(6, 1\)"
+    ):
         states_of(dataset, [1])
 
 

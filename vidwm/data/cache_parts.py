@@ -78,7 +78,7 @@ def _own_folder(dataset: Joined, folder: Path, number: int) -> Path:
 def _claim_mixture(folder: Path, parts: Mapping[str, PartOptions]) -> None:
     entries = {}
     for number, (name, part) in enumerate(parts.items()):
-        if part.action_form.startswith("state"):
+        if part.takes_states:
             raise UserError(
                 f"The actions of {name} are made of robot states, which a cache of frames does not "
                 f"hold; take another action_form, or cache tokens."

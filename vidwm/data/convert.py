@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from vidwm.data.cache_folder import state_of
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.facts import robot_of, states_of
-from vidwm.data.joined import Joined
+from vidwm.data.facts import checked_states, robot_of, states_of
+from vidwm.data.joined import Joined, first_episodes
 from vidwm.data.lerobot_writer import LeRobotWriter
 from vidwm.data.mixture_file import read_mixture
 from vidwm.data.npz_facts import FILE
@@ -139,7 +139,7 @@ def _changed(stated: str, begun: dict[str, Any]) -> str:
 
 def _write_npz(dataset: EpisodeDataset, target: Path, partial: Path) -> None:
     partial.mkdir(exist_ok=True)
-    tasks = {}
+    tasks, with_states = {}, bool(_state_names(dataset))
     for number in _numbers(dataset):
         file = inside(partial, f"{dataset.episode_ids[number]}.npz", stated_in=dataset.path)
         written = file.exists()
@@ -150,7 +150,9 @@ def _write_npz(dataset: EpisodeDataset, target: Path, partial: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = file.with_suffix(".unfinished")
         arrays: dict[str, Any] = {"image": episode.frames.transpose(0, 2, 3, 1)}
-        arrays |= {"action": episode.actions} | _state(dataset, number)
+        arrays["action"] = episode.actions
+        if with_states:
+            arrays["state"] = checked_states(dataset, number)
         try:
             with unfinished.open("wb") as stream:
                 np.savez_compressed(stream, **arrays)
@@ -176,13 +178,13 @@ def _write_lerobot(dataset: EpisodeDataset, target: Path, crf: int) -> None:
         raise UserError(
             f"{dataset.path} has {dataset.fps:g} frames per second; LeRobot needs a whole number."
         )
-    states = states_of(dataset, [0])
+    state_names = _state_names(dataset)
     writer = LeRobotWriter(
         target,
         fps=round(dataset.fps),
         robot_type=robot_of(dataset) or "unknown",
         action_names=dataset.action_names,
-        state_names=states.names if states else (),
+        state_names=state_names,
         crf=crf,
         resume=True,
     )
@@ -195,11 +197,11 @@ def _write_lerobot(dataset: EpisodeDataset, target: Path, crf: int) -> None:
                     f"{dataset.path}: episode {episode.id} has frames of (H, W) {size}, those "
                     f"before {before}; LeRobot holds one size: choose episodes with --episodes."
                 )
-            rows = _state(dataset, number).get("state", np.zeros((len(episode), 0), np.float32))
+            none = np.zeros((len(episode), 0), np.float32)
             writer.add_episode(
                 frames=np.ascontiguousarray(episode.frames.transpose(0, 2, 3, 1)),
                 actions=episode.actions,
-                states=rows if states else rows[:, :0],
+                states=checked_states(dataset, number) if state_names else none,
                 task=episode.task,
             )
 
@@ -210,9 +212,15 @@ def _numbers(dataset: EpisodeDataset, first: int = 0) -> Iterator[int]:
     yield from tqdm(range(first, len(dataset)), total=len(dataset), initial=first, **bar)
 
 
-def _state(dataset: EpisodeDataset, number: int) -> dict[str, np.ndarray]:
-    """{"state": (T, S) float32} of an episode, {} where none is known."""
-    states = states_of(dataset, [number])
-    if states is None or len(states.rows) != dataset.lengths[number]:
-        return {}
-    return {"state": np.ascontiguousarray(states.rows, dtype=np.float32)}
+def _state_names(dataset: EpisodeDataset) -> Sequence[str]:
+    """Of the states that are kept: () where parts of a mixture have none, or others."""
+    states = states_of(dataset, first_episodes(dataset))
+    if states is not None:
+        return states.names
+    if isinstance(dataset, Joined) and any(
+        states_of(dataset, [n]) for n in first_episodes(dataset)
+    ):
+        print(
+            f"convert: robot states are left out: the parts of {dataset.path} have different ones"
+        )
+    return ()

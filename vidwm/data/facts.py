@@ -76,7 +76,7 @@ def disk_usage(path: Path) -> tuple[int, int]:
 
 
 def states_of(dataset: EpisodeDataset, episodes: Sequence[int]) -> States | None:
-    """Robot states of some episodes, by number; None where none are known.
+    """Robot states of some episodes, by number; None where none are known, or not the same ones.
 
     UserError when a file that should hold them cannot be fetched, or holds others.
     """
@@ -86,12 +86,28 @@ def states_of(dataset: EpisodeDataset, episodes: Sequence[int]) -> States | None
         known = [states for states in found if states is not None]
         if not known or len(known) < len(found):
             return None
+        if any(list(states.names) != list(known[0].names) for states in known):
+            return None
         return States(np.concatenate([states.rows for states in known]), known[0].names)
     names = getattr(dataset, "state_names", ())
     if not names:
         return None
     reader = cast(Any, dataset)
     return States(np.concatenate([reader.states(i) for i in episodes]), names)
+
+
+def checked_states(dataset: EpisodeDataset, episode: int) -> np.ndarray:
+    """Robot states (T, S) float32 of an episode, finite, a row a frame; UserError otherwise."""
+    found, length = states_of(dataset, [episode]), dataset.lengths[episode]
+    if found is not None and found.rows.shape == (length, len(found.names)):
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(found.rows, dtype=np.float32)
+        if np.isfinite(rows).all():
+            return rows
+    raise UserError(
+        f"{dataset.path}, episode {dataset.episode_ids[episode]}: expected {length} rows of finite "
+        f"robot states, one a frame; leave the episode out, as --on_bad_episode skip does."
+    )
 
 
 def lerobot_number(episode_id: str) -> int | None:

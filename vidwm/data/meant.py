@@ -10,7 +10,7 @@ import numpy as np
 
 from vidwm.data.action_semantics import ActionSemantics, Form
 from vidwm.data.clip import Episode, EpisodeDataset, check_span
-from vidwm.data.facts import states_of
+from vidwm.data.facts import checked_states, states_of
 from vidwm.data.joined import Joined
 from vidwm.errors import UserError
 
@@ -72,14 +72,7 @@ class Meant:
 
     def _states_of(self, index: int) -> np.ndarray:
         if index not in self._states:
-            found = states_of(self.recorded, [index])
-            length = self.lengths[index]
-            if found is None or len(found.rows) != length or not np.isfinite(found.rows).all():
-                raise UserError(
-                    f"{self.path}, episode {self.episode_ids[index]}: expected {length} rows of "
-                    f"finite robot states, one a frame; leave the episode out or take actions."
-                )
-            self._states[index] = found.rows.astype(np.float32)
+            self._states[index] = checked_states(self.recorded, index)
         return self._states[index]
 
     def __getattr__(self, name: str) -> Any:

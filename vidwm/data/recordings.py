@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from vidwm.data.cameras import open_cameras
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.mixture import mixture_lines, open_mixture
 from vidwm.data.mixture_file import episodes_of_part, is_mixture, read_mixture
 from vidwm.data.selection import open_selected, read_episode_list
-from vidwm.data_config import DataOptions, PartOptions
+from vidwm.data_config import DataOptions, PartOptions, RowOptions
 from vidwm.errors import UserError
 
 
@@ -21,8 +22,9 @@ def open_recordings(options: DataOptions) -> EpisodeDataset:
     left, or parts of a mixture do not fit together.
     """
     listed = read_episode_list(options.episodes) if options.episodes else None
+    states = options.keeps_states or (isinstance(options, RowOptions) and options.takes_states)
     if not is_mixture(options.data):
-        return _open_views(options, listed)
+        return _open_views(options, listed, states)
     opened: list[str] = []
     names = tuple(read_mixture(options))
 
@@ -30,7 +32,7 @@ def open_recordings(options: DataOptions) -> EpisodeDataset:
         own = None if listed is None else episodes_of_part(name, names, listed, options.data)
         opened.extend(f"{name}/{episode}" for episode in own or ())
         settings = replace(options, data=part.data, camera=part.camera, split=part.split)
-        return _open_views(settings, own)
+        return _open_views(settings, own, states or part.takes_states)
 
     mixture = open_mixture(options, open_part)
     if strangers := sorted(set(listed or ()) - set(opened)):
@@ -42,9 +44,9 @@ def open_recordings(options: DataOptions) -> EpisodeDataset:
     return mixture
 
 
-def _open_views(options: DataOptions, listed: Sequence[str] | None) -> EpisodeDataset:
-    return open_cameras(
-        options.data,
-        options.camera,
-        lambda data, camera: open_selected(replace(options, data=data, camera=camera), listed),
-    )
+def _open_views(options: DataOptions, listed: Sequence[str] | None, states: bool) -> EpisodeDataset:
+    def open_one(data: Path, camera: str | None) -> EpisodeDataset:
+        settings = replace(options, data=data, camera=camera)
+        return open_selected(settings, listed, states=states)
+
+    return open_cameras(options.data, options.camera, open_one)

@@ -134,8 +134,8 @@ class RLDSDataset:
         try:
             features = parse_example(record)
             found = {
-                key: read_numbers(features[OBSERVATION + key])
-                for key in self._state_sizes
+                key: read_numbers(features[OBSERVATION + key]).reshape(-1, size)
+                for key, size in self._state_sizes.items()
                 if OBSERVATION + key in features
             }
         except ValueError as error:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from vidwm.data.clip import Episode, EpisodeDataset
 from vidwm.data.datasets import open_dataset
+from vidwm.data.facts import checked_states
 from vidwm.data.joined import Joined
 from vidwm.data.sampler import split_episodes
 from vidwm.data_config import DataOptions
@@ -64,9 +65,12 @@ class Selection:
         return getattr(self._dataset, name)
 
 
-def open_selected(options: DataOptions, listed: Sequence[str] | None = None) -> EpisodeDataset:
+def open_selected(
+    options: DataOptions, listed: Sequence[str] | None = None, *, states: bool = False
+) -> EpisodeDataset:
     """One dataset, one camera, with the listed episodes (None: all); says which are skipped.
 
+    With `states` an episode whose robot states cannot be read is damaged as well.
     UserError when a listed episode does not exist, one is damaged and may not be skipped, or none
     is left.
     """
@@ -84,7 +88,7 @@ def open_selected(options: DataOptions, listed: Sequence[str] | None = None) -> 
     numbers = [i for i, name in enumerate(dataset.episode_ids) if name in wanted]
     bad = {name: why for name, why in damaged.items() if name in wanted}
     if options.on_bad_episode == "skip":
-        bad |= _unreadable(dataset, numbers)
+        bad |= _unreadable(dataset, numbers, states and bool(getattr(dataset, "state_names", ())))
     elif bad:
         raise UserError(
             f"{next(iter(bad.values()))} ({len(bad)} damaged in all; --on_bad_episode skip leaves "
@@ -143,11 +147,13 @@ def split_dataset(
     return train, [i for i, name in enumerate(dataset.episode_ids) if name in held]
 
 
-def _unreadable(dataset: EpisodeDataset, numbers: Sequence[int]) -> dict[str, str]:
+def _unreadable(dataset: EpisodeDataset, numbers: Sequence[int], states: bool) -> dict[str, str]:
     bad = {}
     for number in tqdm(numbers, desc="read", unit="episode", leave=False, disable=None):
         try:
             dataset.episode(number)
+            if states:
+                checked_states(dataset, number)
         except UserError as error:
             bad[dataset.episode_ids[number]] = str(error)
     return bad

@@ -35,11 +35,12 @@ def state_names(sizes: Sizes) -> tuple[str, ...]:
 def join_states(
     read: Callable[[str], np.ndarray | None], sizes: Sizes, length: int, source: str
 ) -> np.ndarray:
-    """States (T, S) float32 from read(name), (T, size) or (T,); UserError where they are not so."""
+    """States (T, S) float32 from read(name), (T, size) or of size 1 (T,); UserError where they are not so."""
     columns = []
     for name, size in sizes.items():
         rows = read(name)
-        if rows is None or rows.size != length * size or rows.dtype.kind not in "fiub":
+        allowed = ((length, size), (length,)) if size == 1 else ((length, size),)
+        if rows is None or rows.shape not in allowed or rows.dtype.kind not in "fiub":
             found = "absent" if rows is None else f"{rows.shape} {rows.dtype}"
             raise UserError(
                 f"{source}: the states {name!r} are {found}; expected numbers ({length}, {size}), "
