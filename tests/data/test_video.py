@@ -164,6 +164,8 @@ def test_what_the_decoder_made_up_is_no_frame(tmp_path: Path, moving: Moving) ->
     assert (read_frames(path, 3, 10) == expected[3:13]).all()
     with pytest.raises(UserError, match=r"a\.mp4 cannot be read at frames 10 to 14 .*damaged"):
         read_frames(path, 10, 5)
+    with pytest.raises(UserError, match=r"a\.mp4 cannot be read at frames 15 to 17 .*damaged"):
+        read_frames(path, 15, 3)  # which refer to what was made up
 
 
 @pytest.mark.parametrize("start", [0, 1])

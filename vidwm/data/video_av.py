@@ -54,6 +54,7 @@ class AvVideo:
         self._first, self._time_base = stream.start_time or 0, stream.time_base or Fraction(1)
         self._converter = RGBConverter()
         self._packets: Iterator[Any] = iter(())
+        self._entered = self._first  # time stamp of the key frame that decoding began at
         self._fed: int | None = None  # decoding time of the last packet decoded
         self._shown: int | None = None  # time stamp of the last picture decoded, None at the end
 
@@ -65,12 +66,14 @@ class AvVideo:
         for index, frame in numbered:
             if index >= start + count:
                 break
+            # The decoder filled in what it could not read, and later pictures refer to it. Leading
+            # pictures of the group that was entered refer to one before it, so theirs is no damage.
+            if frame.is_corrupt and (index >= start or frame.pts >= self._entered):
+                raise DecodingFailed(f"picture {index} is damaged")
             if index < start:
                 continue
             if index in pictures:
                 raise repeated_frame(self._path, index, rate)
-            if frame.is_corrupt:  # the decoder filled in what it could not read
-                raise DecodingFailed(f"picture {index} is damaged")
             picture = self._converter.convert(frame)
             first = next(iter(pictures.values()), picture)
             if (picture.width, picture.height) != (first.width, first.height):
@@ -125,6 +128,7 @@ class AvVideo:
         packets = self._container.demux(self._stream)
         entry = next(packets)
         self._packets = chain([entry], packets)
+        self._entered = self._first if entry.pts is None else entry.pts
         return entry
 
     def _decode(self, start: int, rate: float) -> Iterator[tuple[int, av.VideoFrame]]:
