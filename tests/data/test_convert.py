@@ -24,6 +24,7 @@ from vidwm.data.clip import EpisodeDataset
 from vidwm.data.datasets import open_dataset
 from vidwm.data.facts import states_of
 from vidwm.data.lerobot_writer import LeRobotWriter
+from vidwm.data_config import ConvertConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 MIN_PSNR = 38.0  # dB, of H.264 at crf 11 in full chroma
@@ -245,8 +246,45 @@ def test_nothing_that_exists_is_touched(
     assert convert(source, tmp_path / "new", "--format", form) == 2
     assert "new.partial is in the way" in capsys.readouterr().err
     assert len(list(tmp_path.rglob("thesis.tex"))) == 2
-    assert convert(source, source / "inside", "--format", form) == 2
-    assert "lies inside of" in capsys.readouterr().err
+    (tmp_path / "uv.lock").write_text("[[package]]")
+    assert convert(source, tmp_path / "uv", "--format", form) == 0
+    (tmp_path / "other.partial.lock").write_text("[[package]]")
+    assert convert(source, tmp_path / "other", "--format", form) == 2
+    assert "other.partial.lock is in the way" in capsys.readouterr().err
+    assert [file.read_text() for file in tmp_path.glob("*.lock")] == ["[[package]]"] * 2
+
+
+def test_nothing_is_written_into_recordings(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link").symlink_to(source)
+    (tmp_path / "mix.json").write_text(json.dumps({"a": {"data": str(tmp_path / "link")}}))
+    before = tree(source)
+    for data, target in (
+        (source, source / "inside"),
+        (source, tmp_path / "link/inside"),
+        (source, tmp_path / "link/../source/inside"),
+        (tmp_path / "mix.json", source / "inside"),
+    ):
+        assert convert(data, target, "--format", "npz") == 2
+        assert "lies inside of" in capsys.readouterr().err
+    assert tree(source) == before
+
+
+def test_who_waited_for_another_says_so(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    opened = conversion.open_recordings
+
+    def late(config: ConvertConfig) -> EpisodeDataset:
+        (tmp_path / "new").mkdir()  # by another process, since it was looked for
+        return opened(config)
+
+    monkeypatch.setattr(conversion, "open_recordings", late)
+    assert convert(source, tmp_path / "new", "--format", "npz") == 2
+    assert "new exists already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 @pytest.mark.usefixtures("short_pieces")

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -32,7 +32,7 @@ from vidwm.data.lerobot_writer import LeRobotWriter
 from vidwm.data.mixture_file import read_mixture
 from vidwm.data.npz_facts import FILE
 from vidwm.data.reading import inside
-from vidwm.data.recordings import open_recordings
+from vidwm.data.recordings import check_beside, open_recordings
 from vidwm.data_config import ConvertConfig, RowOptions
 from vidwm.errors import UserError, first_line
 
@@ -49,11 +49,9 @@ def convert_command(config: ConvertConfig) -> None:
 def convert(config: ConvertConfig) -> EpisodeDataset:
     """Write the new dataset; returns the one that was read."""
     target = config.output_dir
-    if target.exists():
-        raise UserError(f"{target} exists already; choose a new folder or remove it first.")
-    if target.absolute().is_relative_to(config.data.absolute()):
-        raise UserError(f"{target} lies inside of {config.data}; choose a folder beside it.")
+    _check_new(target)
     dataset = open_recordings(config)
+    check_beside(target, config, dataset)
     partial = target.with_name(target.name + ".partial")
     begun = {
         "recordings": [str(config.data.absolute()), *_states(dataset)],
@@ -79,6 +77,11 @@ def convert(config: ConvertConfig) -> EpisodeDataset:
     return dataset
 
 
+def _check_new(target: Path) -> None:
+    if target.exists():
+        raise UserError(f"{target} exists already; choose a new folder or remove it first.")
+
+
 def _states(dataset: EpisodeDataset) -> list[str]:
     """Hashes of the recorded files, of every part."""
     if not isinstance(dataset, Joined):
@@ -100,8 +103,11 @@ def _settings(config: ConvertConfig, dataset: EpisodeDataset) -> dict[str, dict[
 
 @contextmanager
 def _locked(target: Path, partial: Path, begun: dict[str, Any]) -> Iterator[None]:
-    """Hold <target>.lock, which tells of what `partial` was begun; UserError if it was of other."""
-    lock = target.with_name(target.name + ".lock")
+    """Hold <partial>.lock, which tells of what `partial` was begun; UserError if it was of other.
+
+    A lock that holds anything but such a statement is somebody's file: it stays as it is.
+    """
+    lock = partial.with_name(partial.name + ".lock")
     if partial.exists() and not lock.exists():
         raise UserError(f"{partial} is in the way, and not of a conversion; remove or rename it.")
     with lock.open("a+", encoding="utf-8") as file:
@@ -110,13 +116,14 @@ def _locked(target: Path, partial: Path, begun: dict[str, Any]) -> Iterator[None
         except OSError:
             raise UserError(f"Another process is writing {target}; wait for it to end.") from None
         file.seek(0)
-        stated = file.read()
+        stated = _read_lock(file, lock)
         if partial.exists() and stated != json.dumps(begun):
             raise UserError(
                 f"{partial} is of a conversion that was begun with other {_changed(stated, begun)};"
                 f" repeat that command, or remove the folder."
             )
         try:
+            _check_new(target)  # another process may have written it since
             if not partial.exists():
                 file.truncate(0)
                 file.write(json.dumps(begun))
@@ -124,15 +131,24 @@ def _locked(target: Path, partial: Path, begun: dict[str, Any]) -> Iterator[None
             yield
         finally:
             if not partial.exists():  # else it says what was left
-                lock.unlink()
+                lock.unlink(missing_ok=True)
+
+
+def _read_lock(file: TextIO, lock: Path) -> str:
+    """What a lock says; UserError if it is no lock of a conversion."""
+    try:
+        stated = file.read()
+        values = json.loads(stated or '{"recordings": []}')
+    except ValueError:
+        values = None
+    if isinstance(values, dict) and "recordings" in values:
+        return stated
+    raise UserError(f"{lock} is in the way, and not of a conversion; remove or rename it.")
 
 
 def _changed(stated: str, begun: dict[str, Any]) -> str:
     """In words, what differs from what a lock says."""
-    try:
-        values = dict(json.loads(stated))
-    except (ValueError, TypeError):
-        return "settings"
+    values = json.loads(stated or "{}")
     differing = [name for name in begun if values.get(name) != json.loads(json.dumps(begun[name]))]
     return " and ".join(differing) or "settings"
 

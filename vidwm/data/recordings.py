@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vidwm.data.cameras import open_cameras
 from vidwm.data.clip import EpisodeDataset
+from vidwm.data.joined import Joined
 from vidwm.data.mixture import mixture_lines, open_mixture
 from vidwm.data.mixture_file import episodes_of_part, is_mixture, read_mixture
 from vidwm.data.selection import open_selected, read_episode_list
@@ -42,6 +44,24 @@ def open_recordings(options: DataOptions) -> EpisodeDataset:
         )
     print("\n".join(mixture_lines(mixture)))
     return mixture
+
+
+def check_beside(target: Path, options: DataOptions, dataset: EpisodeDataset) -> None:
+    """UserError when a new folder would lie, by links too, inside of what it is made from."""
+    named = [options.data]
+    if is_mixture(options.data):
+        named = [part.data for part in read_mixture(options).values()]
+    real = Path(os.path.realpath(target))
+    for folder in [*named, *_folders(dataset)]:
+        if real.is_relative_to(os.path.realpath(folder)):
+            raise UserError(f"{target} lies inside of {folder}; choose a folder beside it.")
+
+
+def _folders(dataset: EpisodeDataset) -> list[Path]:
+    """Where recordings lie, of every part; a manifest's folder holds its videos."""
+    if not isinstance(dataset, Joined):
+        return [dataset.path]
+    return [folder for part in dataset.parts for folder in _folders(part.dataset)]
 
 
 def _open_views(options: DataOptions, listed: Sequence[str] | None, states: bool) -> EpisodeDataset:

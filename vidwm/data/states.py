@@ -35,7 +35,10 @@ def state_names(sizes: Sizes) -> tuple[str, ...]:
 def join_states(
     read: Callable[[str], np.ndarray | None], sizes: Sizes, length: int, source: str
 ) -> np.ndarray:
-    """States (T, S) float32 from read(name), (T, size) or of size 1 (T,); UserError where they are not so."""
+    """States (T, S) float32 from read(name), each (T, size), or (T,) where size is 1.
+
+    UserError where they are not so.
+    """
     columns = []
     for name, size in sizes.items():
         rows = read(name)

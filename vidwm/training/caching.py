@@ -25,7 +25,7 @@ from vidwm.data.cache_writer import CacheWork, write_cache
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.joined import Joined
 from vidwm.data.mixture_file import is_mixture, read_mixture
-from vidwm.data.recordings import open_recordings
+from vidwm.data.recordings import check_beside, open_recordings
 from vidwm.data.sampler import check_frame_size
 from vidwm.data_config import CacheConfig, VariantOptions
 from vidwm.device import pick_device
@@ -91,10 +91,8 @@ def cache_works(config: CacheConfig) -> list[CacheWork]:
     """
     target = config.output_dir
     parts = read_mixture(config) if is_mixture(config.data) else {}
-    for data in [part.data for part in parts.values()] or [config.data]:
-        if target.absolute().is_relative_to(data.absolute()):
-            raise UserError(f"{target} lies inside of {data}; choose a folder beside it.")
     dataset = open_recordings(config)
+    check_beside(target, config, dataset)
     if config.tokenizer is not None:
         return _token_works(config, config.tokenizer, dataset)
     claim_folders(dataset, target, parts)
