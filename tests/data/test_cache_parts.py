@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from vidwm.cli import main
 from vidwm.config import PretrainConfig
@@ -143,12 +142,19 @@ def test_a_mixture_is_read_from_a_cache_as_from_its_parts(
     assert files(sets / "frames") == before
 
 
-def test_another_machine_may_see_the_folder_elsewhere(sets: Path) -> None:
+def test_another_machine_may_see_the_folder_elsewhere(
+    sets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert cache("mix.json", "--output_dir", "frames", "--shard", "1/2") == 0
     Path("frames").rename("mounted")
     assert cache("mix.json", "--output_dir", "mounted", "--shard", "2/2") == 0
-    entries = yaml.safe_load(Path("mounted/mixture.yaml").read_text())
-    assert entries["late"]["data"] == str(sets / "frames/part-1")
+    assert_same(opened(Path("mounted/mixture.yaml")), opened(Path("mix.json")))
+    monkeypatch.chdir("mounted")
+    assert opened(Path("mixture.yaml")).episode_ids[-1] == "late/2@image+other_image"
+    monkeypatch.chdir(sets)
+    Path("both.json").write_text('{"a": {"beside": "a", "data": "a"}}')
+    with pytest.raises(UserError, match=r"beside is instead of data \(of a in both.json\)"):
+        opened(Path("both.json"))
 
 
 def test_pretraining_finds_the_tokens_of_every_part_and_view(

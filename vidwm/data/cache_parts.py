@@ -25,6 +25,7 @@ from vidwm.data.cameras import VIEWS_INDEX, view_folder
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.joined import Joined
 from vidwm.data.meant import as_recorded
+from vidwm.data.mixture_file import BESIDE
 from vidwm.data.reading import read_any_json
 from vidwm.data_config import PartOptions, RowOptions
 from vidwm.errors import UserError
@@ -83,32 +84,22 @@ def _claim_mixture(folder: Path, parts: Mapping[str, PartOptions]) -> None:
                 f"The actions of {name} are made of robot states, which a cache of frames does not "
                 f"hold; take another action_form, or cache tokens."
             )
-        entries[name] = _entry(folder / f"part-{number}", part)
+        entries[name] = _entry(f"part-{number}", part)
     text = yaml.safe_dump(entries, sort_keys=False)
     if claim(folder, MIXTURE, text):
         return
     file = folder / MIXTURE
-    if _moved(read_mapping(file, kind="mixture")) != _moved(entries):
+    if list(read_mapping(file, kind="mixture").items()) != list(entries.items()):
         raise _of_others(file)
 
 
-def _entry(data: Path, part: PartOptions) -> dict[str, Any]:
-    """What a mixture says of a part whose frames are cached."""
-    entry: dict[str, Any] = {"data": str(data.absolute()), "weight": part.weight}
+def _entry(beside: str, part: PartOptions) -> dict[str, Any]:
+    """What a mixture says of a part whose frames are cached, wherever a machine sees them."""
+    entry: dict[str, Any] = {BESIDE: beside, "weight": part.weight}
     if part.camera is not None:
         entry["camera"] = part.camera
     rows = {word: getattr(part, word) for word in changed(part, RowOptions)}
     return entry | {k: list(v) if isinstance(v, tuple) else v for k, v in rows.items()}
-
-
-def _moved(entries: Mapping[str, Any]) -> list[Any]:
-    """Parts in order, wherever a machine sees their folders."""
-    return [
-        (name, entry | {"data": Path(str(entry.get("data"))).name})
-        if isinstance(entry, dict)
-        else (name, entry)
-        for name, entry in entries.items()
-    ]
 
 
 def _of_others(file: Path) -> UserError:

@@ -3,9 +3,10 @@
     my_data: 3                                            # path: weight
     hf://datasets/lerobot/pusht: 1
     wrist: {data: other, camera: wrist, split: train}     # name: settings of `PartOptions`
+    cached: {beside: part-0}                              # a path that starts where this file lies
 
 The key is the part's name, and its path where no `data` is given. Relative paths start where the
-command runs, as in configs.
+command runs, as in configs; `beside` instead of `data` lets a folder and its file move together.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from vidwm.data_config import PartOptions, RecordingOptions
 from vidwm.errors import UserError
 from vidwm.options import all_at_once
 
+BESIDE = "beside"
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -42,6 +44,10 @@ def read_mixture(options: RecordingOptions) -> dict[str, PartOptions]:
         where = f" (of {name} in {file})"
         given = {"data": ("data", name, where)}
         given |= {str(key): (str(key), value, where) for key, value in values.items()}
+        if BESIDE in given:
+            if "data" in values:
+                problems.append(f"{BESIDE} is instead of data{where}; keep one of them.")
+            given["data"] = ("data", str(file.parent / str(given.pop(BESIDE)[1])), where)
         try:
             part = build_config(PartOptions, given)
         except UserError as error:
