@@ -102,6 +102,8 @@ class VariantOptions(AugmentOptions):
                 f"variants = {self.variants} says how often episodes are varied, but not how: give "
                 f"crop, brightness, contrast, saturation or hue as well."
             ]
+        if self.variants == 1 and self.variant_seed:
+            return ["variant_seed is the seed of variants, but there are none: give variants too."]
         return []
 
 

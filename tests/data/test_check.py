@@ -130,6 +130,10 @@ def test_little_data_condemns_nothing(tmp_path: Path, capsys: pytest.CaptureFixt
     shown = capsys.readouterr().out
     assert "note     motion comes one row before" in shown
     assert "should move up by 1 (or chance: this is little data)" in shown
+    assert "% of resamples of the episodes)" in shown
+    write_set(tmp_path / "two", count=2)
+    assert check(tmp_path / "two") == 0
+    assert "% of resamples of parts of them, as there are few" in capsys.readouterr().out
     write_set(tmp_path / "tiny", count=6, frames=8)
     assert check(tmp_path / "tiny") == 0
     assert "lag      not tested: too few frames" in capsys.readouterr().out

@@ -127,6 +127,16 @@ def test_pixel_ranges(tmp_path: Path, image: np.ndarray, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_a_damaged_first_file_describes_nothing(tmp_path: Path, moving: Moving) -> None:
+    image = moving(3)
+    np.savez(tmp_path / "0.npz", image=image)
+    np.savez(tmp_path / "1.npz", image=image, action=np.zeros((3, 2)), state=np.zeros((3, 4)))
+    damaged: dict[str, str] = {}
+    dataset: Any = open_dataset(tmp_path, damaged=damaged)
+    assert list(damaged) == ["0"] and "no array 'action'" in damaged["0"]
+    assert len(dataset.action_names) == 2 and len(dataset.state_names) == 4
+
+
 def test_nan_actions(tmp_path: Path, moving: Moving) -> None:
     actions = actions_of(3)
     actions[1, 2] = np.nan

@@ -140,6 +140,7 @@ def test_a_cache_without_variants_is_named_and_written_as_before_there_were_any(
     ("words", "said"),
     [
         (["--variants", "3", "--tokenizer", "t"], "but not how: give crop, brightness"),
+        (["--variant_seed", "3", "--tokenizer", "t"], "variant_seed is the seed of variants, but"),
         (["--crop", "0.9", "--variants", "3"], "variants are cached as tokens: give a tokenizer"),
         (
             ["--crop", "0.9", "--tokenizer", "t"],

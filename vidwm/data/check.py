@@ -238,7 +238,8 @@ def _lag_lines(lag: LagResult | None) -> list[str]:
         "         its standard error)",
     ]
     wins = lag.wins[LAGS.index(lag.best)]
-    most = f"{lag.best:+d} (so in {wins:.0%} of resamples of the episodes)"
+    drawn = "the episodes" if lag.whole else "parts of them, as there are few episodes"
+    most = f"{lag.best:+d} (so in {wins:.0%} of resamples of {drawn})"
     if lag.onset is None:
         return [*lines, f"         cannot tell: within chance; most at {most}"]
     says = "actions lead frames" if lag.onset <= 0 else "actions come after what they explain"

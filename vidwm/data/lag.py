@@ -58,13 +58,14 @@ class LagEvidence:
 @dataclass(frozen=True, kw_only=True)
 class LagResult:
     """For each lag in `LAGS` its score, that over its standard error, and its wins: in which share
-    of `RESAMPLES` it explains most. What is resampled are `parts`, as a rule the episodes.
+    of `RESAMPLES` it explains most. What is resampled are `parts`: `whole` episodes, or blocks in time of the few there are.
     """
 
     scores: tuple[float, ...]
     certainty: tuple[float, ...]
     wins: tuple[float, ...]
     parts: int
+    whole: bool
 
     @property
     def best(self) -> int:
@@ -128,10 +129,10 @@ def lag_test(seen: Sequence[LagEvidence]) -> LagResult | None:
         total = (left**2).sum(axis=0) + 1e-12
         gain = ((left**2 - errors) / total).mean(axis=1)
         gains.append([gain[part == p].sum() for p in np.unique(part)])
-    return _result(np.array(gains))
+    return _result(np.array(gains), whole=len(seen) >= FOLDS)
 
 
-def _result(gains: np.ndarray) -> LagResult:
+def _result(gains: np.ndarray, whole: bool) -> LagResult:
     """From (L, P) what each part adds to the score of each lag."""
     count = gains.shape[1]
     drawn = np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
@@ -141,6 +142,7 @@ def _result(gains: np.ndarray) -> LagResult:
         certainty=tuple(_in_errors(values) for values in gains),
         wins=tuple(float((first == place).mean()) for place in range(len(LAGS))),
         parts=count,
+        whole=whole,
     )
 
 

@@ -90,6 +90,7 @@ class NpzDataset:
         self._files = [places[name] for name in lengths]
         self.episode_ids: Sequence[str] = list(lengths)
         self.lengths: Sequence[int] = list(lengths.values())
+        first = headers[next(iter(lengths))]  # that is an episode
         num_dims = first[ACTION].shape[1]
         names = stated.action_names or tuple(f"action_{dim}" for dim in range(num_dims))
         if len(names) != num_dims:
