@@ -137,6 +137,7 @@ def test_a_mixture_is_read_from_a_cache_as_from_its_parts(
     write_mixture(action_form="state")
     assert cache("mix.json", "--output_dir", "more") == 2
     assert "robot states" in capsys.readouterr().err and not Path("more").exists()
+    write_mixture()
     assert cache("mix.json", "--output_dir", "b/frames") == 2
     assert "b/frames lies inside of b" in capsys.readouterr().err
     assert files(sets / "frames") == before

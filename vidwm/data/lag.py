@@ -58,7 +58,8 @@ class LagEvidence:
 @dataclass(frozen=True, kw_only=True)
 class LagResult:
     """For each lag in `LAGS` its score, that over its standard error, and its wins: in which share
-    of `RESAMPLES` it explains most. What is resampled are `parts`: `whole` episodes, or blocks in time of the few there are.
+    of `RESAMPLES` it explains most. What is resampled are `parts`: `whole` episodes, or blocks in
+    time of the few there are.
     """
 
     scores: tuple[float, ...]
