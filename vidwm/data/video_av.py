@@ -68,7 +68,7 @@ class AvVideo:
                 break
             # The decoder filled in what it could not read, and later pictures refer to it. Leading
             # pictures of the group that was entered refer to one before it, so theirs is no damage.
-            if frame.is_corrupt and (index >= start or frame.pts >= self._entered):
+            if frame.is_corrupt and (index >= start or (frame.pts or 0) >= self._entered):
                 raise DecodingFailed(f"picture {index} is damaged")
             if index < start:
                 continue
