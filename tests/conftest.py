@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.pipeline import FINETUNE, PRETRAIN, TOKENIZER, run, write_episodes
+from tests.pipeline import PRETRAIN, TOKENIZER, train_stages
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -39,17 +39,5 @@ def shared() -> Path:
 def trained(tmp_path_factory) -> Path:
     """A folder with data and a run of each training stage, which tests only read."""
     root = tmp_path_factory.mktemp("pipeline")
-    data = write_episodes(root / "data")
-    common = ("--data", data, "--log_every", 1, "--sample_every", 2)
-    run("tokenizer", *common, *TOKENIZER, "--steps", 3, "--output_dir", root / "tokenizer")
-    tokenizer = root / "tokenizer/checkpoints/last/model"
-    run(
-        *("pretrain", *common, *PRETRAIN, "--steps", 3, "--tokenizer", tokenizer),
-        *("--output_dir", root / "pretrain"),
-    )
-    base = root / "pretrain/checkpoints/last/model"
-    run(
-        *("finetune", *common, *FINETUNE, "--steps", 2, "--model", base),
-        *("--output_dir", root / "finetune"),
-    )
+    train_stages(root, TOKENIZER, PRETRAIN)
     return root

@@ -51,6 +51,23 @@ FINETUNE = (
 )
 
 
+def train_stages(root: Path, tokenizer: tuple[object, ...], pretrain: tuple[object, ...]) -> None:
+    """Data, and a run of each training stage on it, in folders of their names."""
+    data = write_episodes(root / "data")
+    common = ("--data", data, "--log_every", 1, "--sample_every", 2)
+    run("tokenizer", *common, *tokenizer, "--steps", 3, "--output_dir", root / "tokenizer")
+    trained = root / "tokenizer/checkpoints/last/model"
+    run(
+        *("pretrain", *common, *pretrain, "--steps", 3, "--tokenizer", trained),
+        *("--output_dir", root / "pretrain"),
+    )
+    base = root / "pretrain/checkpoints/last/model"
+    run(
+        *("finetune", *common, *FINETUNE, "--steps", 2, "--model", base),
+        *("--output_dir", root / "finetune"),
+    )
+
+
 def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.pipeline import FINETUNE, metrics, run, write_episodes
+from tests.pipeline import FINETUNE, metrics, run, train_stages
 from tests.pipeline import TOKENIZER as FRAME_TOKENIZER
 from vidwm.cli import main
 from vidwm.evaluation.strips import strip
@@ -37,19 +37,7 @@ PRETRAIN = (
 def trained(tmp_path_factory) -> Path:
     """A folder with data and a run of each training stage."""
     root = tmp_path_factory.mktemp("multi_step")
-    data = write_episodes(root / "data")
-    common = ("--data", data, "--log_every", 1, "--sample_every", 2)
-    run("tokenizer", *common, *TOKENIZER, "--steps", 3, "--output_dir", root / "tokenizer")
-    tokenizer = root / "tokenizer/checkpoints/last/model"
-    run(
-        *("pretrain", *common, *PRETRAIN, "--steps", 3, "--tokenizer", tokenizer),
-        *("--output_dir", root / "pretrain"),
-    )
-    base = root / "pretrain/checkpoints/last/model"
-    run(
-        *("finetune", *common, *FINETUNE, "--steps", 2, "--model", base),
-        *("--output_dir", root / "finetune"),
-    )
+    train_stages(root, TOKENIZER, PRETRAIN)
     return root
 
 

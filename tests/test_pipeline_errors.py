@@ -18,6 +18,9 @@ from tests.pipeline import (
     run,
     write_episodes,
 )
+from vidwm.data.datasets import open_dataset
+from vidwm.evaluation.sources import split_of
+from vidwm.world_model.world_model import WorldModel
 
 
 def test_actions_of_another_robot_are_refused(trained, tmp_path, capsys):
@@ -127,22 +130,46 @@ def test_an_unknown_reward_is_refused(trained, tmp_path, capsys):
     assert "lpip" in message and "lpips" in message
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("stage", ["tokenizer", "pretrain", "finetune"])
 def test_held_out_scores_of_nothing_are_missed_in_a_sentence(trained, tmp_path, capsys, stage):
     model = tmp_path / "model"
     shutil.copytree(trained / "pretrain/checkpoints/last/model", model)
     setting = json.loads((model / "world_model.json").read_text())
     (model / "world_model.json").write_text(json.dumps(setting | {"heldout": 0.0}))
     words = {
-        "pretrain": ("pretrain", "--init_from", model, "--batch_size", 2),
-        "finetune": ("finetune", "--model", model, *FINETUNE),
+        "tokenizer": ("tokenizer", *TOKENIZER, "--heldout", 0),
+        "pretrain": ("pretrain", "--init_from", model, "--batch_size", 2, "--sample_every", 0),
+        "finetune": ("finetune", "--model", model, *FINETUNE, "--sample_every", 0),
     }[stage]
-    words = (*words, "--data", trained / "data", "--sample_every", 0)
+    option = "sample_every" if stage == "tokenizer" else "eval_every"
+    words = (*words, "--data", trained / "data")
     said = []
     for every in (1, 0):
         folder = tmp_path / str(every)
-        run(*words, "--steps", 2, "--eval_every", every, "--output_dir", folder)
+        run(*words, "--steps", 2, f"--{option}", every, "--output_dir", folder)
         found = capsys.readouterr()
-        said.append((found.out + found.err).count("no episode is held out"))
+        shown = found.out + found.err
+        said.append(shown.count("no episode is held out") * shown.count(f"{option} 0"))
         assert not any(key.startswith("heldout") for line in metrics(folder) for key in line)
     assert said == [1, 0]
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_held_out_episodes_that_are_too_short_are_missed_alike(trained, tmp_path, capsys, stage):
+    data, base = tmp_path / "data", trained / "pretrain/checkpoints/last/model"
+    shutil.copytree(trained / "data", data)
+    dataset = open_dataset(data)
+    _, heldout = split_of(WorldModel.from_pretrained(base), dataset)
+    for index in heldout:
+        file = data / f"{dataset.episode_ids[index]}.npz"
+        with np.load(file) as content:
+            short = {name: values[:3] for name, values in content.items()}  # a clip has four
+        np.savez(file, **short)
+    words = {
+        "pretrain": ("pretrain", "--init_from", base, "--batch_size", 2, "--eval_every", 1),
+        "finetune": ("finetune", "--model", base, *FINETUNE),
+    }[stage]
+    words = (*words, "--data", data, "--sample_every", 0, "--steps", 1)
+    run(*words, "--output_dir", tmp_path / "run")
+    found = capsys.readouterr()
+    assert (found.out + found.err).count("or none that is long enough: there are no held-out") == 1

@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 from data_peers import VIDEO_PEERS, tfrecord_and_pillow
+from kept_scheduler import kept_scheduler
 
 from vidwm.data.datasets import open_dataset
 from vidwm.data.video import read_frames
@@ -83,7 +84,7 @@ def rlds_case(folder: Path) -> Case:
 
 def write_scene(path: Path, encoder: str, options: dict[str, str]) -> None:
     """A textured table, something round that moves over it, and a camera's noise."""
-    with av.open(str(path), "w") as container:
+    with kept_scheduler(), av.open(str(path), "w") as container:
         stream = container.add_stream(encoder, rate=FPS, options=options)
         stream.height, stream.width = HEIGHT, WIDTH
         stream.pix_fmt = "yuv420p"

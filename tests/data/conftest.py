@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.data.hdf5_files import aloha, robomimic  # noqa: F401
+from tests.data.rlds_files import toy, write  # noqa: F401
 from vidwm.data.lerobot_writer import LeRobotWriter
 from vidwm.data.video import write_video
 

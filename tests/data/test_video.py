@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +16,10 @@ from PIL import Image
 from vidwm.data.video import read_frames, write_gif, write_video
 from vidwm.data.video_backends import why_not
 from vidwm.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+
+from kept_scheduler import kept_scheduler
 
 Moving = Callable[..., np.ndarray]
 SIZE = (64, 66)  # x265 writes past its buffers (PyAV 18.1) where a side is below 64
@@ -29,7 +35,8 @@ def encode(
     container_options: dict[str, str] | None = None,
 ) -> Path:
     """A 10 fps video; `pts` in hundredths of a second places frames unevenly."""
-    with av.open(str(path), "w", options=container_options or {}) as container:
+    options_of_file = container_options or {}
+    with kept_scheduler(), av.open(str(path), "w", options=options_of_file) as container:
         stream = container.add_stream(codec, rate=10, options=options or {})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt
@@ -88,6 +95,16 @@ REFUSED = {
     "torchcodec": {"h264-open", "h264-refresh", "h264-10bit"},
     "decord": {"h264-open", "h264-refresh", "h264-10bit", "hevc-open", "av1-pairs", "av1"},
 }
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has none to ask")
+def test_encoding_leaves_the_scheduler_as_it_was(tmp_path: Path, moving: Moving) -> None:
+    """Changed by what is done inside, as libsvtav1 does it to a process of root."""
+    if "libsvtav1" not in av.codecs_available:
+        pytest.skip("this PyAV has no libsvtav1 to write the file with")
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    encode(tmp_path / "a.mp4", moving(4, *SIZE), *KINDS["av1"])
+    assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vidwm.cli import main
-from vidwm.estimate.estimate import Run, runs_of, whole_rows
+from vidwm.estimate.estimate import runs_of, whole_rows
 from vidwm.estimate.networks import model_at, model_to_adapt
 from vidwm.estimate.phases import size
 from vidwm.finetune_config import FinetuneConfig
@@ -66,11 +66,32 @@ def test_every_run_is_counted_and_the_whole_is_their_sum(
     assert main(nothing) == 2 and "Nothing would be trained" in capsys.readouterr().err
 
 
+def test_one_run_that_is_left_is_named_and_data_that_is_not_there_is_missed(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["estimate", "finetune", "--output_dir", "o", "--reward", "mae=1", "--steps", "0"]
+    words += ["--pretrain_steps", "0", "--tokenizer_steps", "9", "--data"]
+    assert main([*words, str(data), "--from", str(TINY)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("tokenizer: 9 steps") == 1 and "all of them" not in shown
+    missed = "data not found: frames and actions of the released model"
+    assert missed not in shown
+    assert main([*words, "nowhere", "--from", "rt1-single"]) == 0
+    assert missed in capsys.readouterr().out
+    assert main([*words, str(data), "--from", "unknown"]) == 2
+    said = capsys.readouterr().err
+    assert "or give rt1-single or rt1-multi for the sizes" in said and "--model" not in said
+
+
 def test_the_whole_takes_the_sum_of_times_and_the_largest_memory(data: Path) -> None:
-    (run,) = runs_of(config(data, pretrain_steps=0, steps=10**9))
-    once, twice = whole_rows([run]), whole_rows([run, Run(run.name, run.config, [], run.step_of)])
-    for alone, both in zip(once[1:], twice[1:], strict=True):
-        assert both[:2] == alone[:2]
-        hours = [float(cell.removesuffix(" h")) for row in (alone, both) for cell in row[2:]]
-        assert hours[2:] == pytest.approx([2 * h for h in hours[:2]], abs=0.2)
-        assert hours[0] > 10
+    runs = runs_of(config(data, tokenizer_steps=10**9, pretrain_steps=0, steps=10**9))
+    rows = [whole_rows(some)[1:] for some in (runs[:1], runs[1:], runs, runs[::-1])]
+    assert [run.name for run in runs] == ["tokenizer", "finetune"] and rows[2] == rows[3]
+    for first, second, both in zip(*rows[:3], strict=True):
+        peaks = [float(row[1]) for row in (first, second, both)]
+        assert peaks[0] != peaks[1] and peaks[2] == max(peaks[:2])
+        hours = [[float(cell.removesuffix(" h")) for cell in row[2:]] for row in (first, second)]
+        total = [a + b for a, b in zip(*hours, strict=True)]
+        assert min(map(min, hours)) > 10
+        found = [float(cell.removesuffix(" h")) for cell in both[2:]]
+        assert found == pytest.approx(total, abs=0.2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +217,47 @@ def test_a_start_made_by_other_settings_is_not_gone_on_with(data, tmp_path, caps
     assert (out / "config.yaml").read_text() == before
     monkeypatch.chdir(data.parent)  # the same folder by another name is the same setting
     run(*words, *none, "--resume", "--data", data.name, "--learning_rate", 0.5)
+
+
+def test_a_relative_path_is_the_one_of_where_the_start_was_made(
+    data, tmp_path, capsys, monkeypatch
+):
+    old, out = released(tmp_path / "old", compressive=False), tmp_path / "out"
+    words = ("finetune", "--from", old, *QUICK, "--output_dir", out)
+    words = (*words, "--pretrain_steps", 0, "--steps", 0)
+    other = tmp_path / data.name
+    shutil.copytree(data, other)
+    monkeypatch.chdir(data.parent)
+    run(*words, "--data", data.name)
+    monkeypatch.chdir(tmp_path)
+    run(*words, "--resume", "--data", data)
+    say = fails(capsys, *words, "--resume", "--data", data.name)
+    assert f"data = {data} (now {other})" in say
+
+
+def test_stages_that_others_go_on_from_are_not_changed_any_more(data, tmp_path, capsys):
+    old, out = released(tmp_path / "old", compressive=False), tmp_path / "out"
+    words = ("finetune", "--from", old, "--data", data, *QUICK, "--output_dir", out)
+    counts = ("--tokenizer_steps", "--pretrain_steps", "--steps")
+
+    def steps(*numbers):
+        return [word for pair in zip(counts, numbers, strict=True) for word in pair]
+
+    run(*words, *steps(1, 1, 0), "--tokenizer_trained", "networks")
+    words = (*words, "--resume")
+    say = fails(capsys, *words, *steps(2, 1, 0))
+    assert f"{out / 'pretrain'} was made with" in say
+    assert "tokenizer_steps = 1 (now 2), tokenizer_trained = networks (now decoder): resume" in say
+    words = (*words, "--tokenizer_trained", "networks")
+    run(*words, *steps(1, 2, 1), "--pretrain_learning_rate", 0.1)
+    before = (out / "config.yaml").read_text()
+    say = fails(capsys, *words, *steps(0, 0, 2))  # adapted tokens with the tokenizer of the start
+    assert (
+        f"{out / 'finetune'} was made with tokenizer_steps = 1 (now 0), pretrain_steps = 2" in say
+    )
+    assert "pretrain_learning_rate = 0.1 (now 0.0001): resume" in say
+    assert (out / "config.yaml").read_text() == before
+    run(*words, *steps(1, 2, 2), "--pretrain_learning_rate", 0.1, "--learning_rate", 0.5)
+    assert metrics(out / "finetune")[-1]["step"] == 2
+    history = (out / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["from_step"] for line in history] == [0, 2, 4]

@@ -60,6 +60,18 @@ class Windows(Sequence[Window]):
         return int(self._ends[place - 1]) if place else 0
 
 
+def span_of(clip_frames: int, frame_skip: int) -> int:
+    """Recorded frames from the first to the last of a clip."""
+    return (clip_frames - 1) * frame_skip + 1
+
+
+def any_fits(
+    lengths: Sequence[int], episodes: Sequence[int], clip_frames: int, frame_skip: int
+) -> bool:
+    """Whether any of the given episodes is long enough for a clip."""
+    return any(lengths[e] >= span_of(clip_frames, frame_skip) for e in episodes)
+
+
 def windows_of(
     lengths: Sequence[int], episodes: Sequence[int], clip_frames: int, frame_skip: int
 ) -> Windows:
@@ -71,7 +83,7 @@ def windows_of(
         raise UserError(
             f"clip_frames and frame_skip must be 1 or more, got {clip_frames} and {frame_skip}."
         )
-    span = (clip_frames - 1) * frame_skip + 1
+    span = span_of(clip_frames, frame_skip)
     windows = Windows(episodes, [lengths[e] - span + 1 for e in episodes])
     if not len(windows):
         longest = max((lengths[e] for e in episodes), default=0)

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from vidwm.config import PretrainConfig, TokenizerConfig, TrainOptions
 from vidwm.errors import UserError
 from vidwm.estimate.gpus import GPUS
-from vidwm.estimate.networks import model_at, model_to_adapt, model_to_pretrain, tokenizer_to_train
+from vidwm.estimate.networks import (
+    model_at,
+    model_to_adapt,
+    model_to_pretrain,
+    reads_data,
+    tokenizer_to_train,
+)
 from vidwm.estimate.phases import (
     Step,
     StepOf,
@@ -46,13 +52,17 @@ class Run:
 def estimate(config: TrainOptions) -> str:
     """The report on the run that `config`, of any training stage, describes.
 
-    An adaptation is several runs, and reported one after the other, then as a whole.
+    An adaptation is up to three runs, reported one after the other, then as a whole.
     """
     runs = runs_of(config)
-    if len(runs) == 1:
+    if not isinstance(config, FinetuneConfig) or config.from_ is None:
         return report(runs[0])
     parts = [f"{run.name}: {run.config.steps} steps\n\n{report(run)}" for run in runs]
-    return "\n\n".join([*parts, "all of them", aligned(whole_rows(runs))])
+    if not reads_data(config):
+        parts.insert(0, "data not found: frames and actions of the released model")
+    if len(runs) > 1:
+        parts += ["all of them", aligned(whole_rows(runs))]
+    return "\n\n".join(parts)
 
 
 def report(run: Run) -> str:

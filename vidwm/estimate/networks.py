@@ -87,7 +87,7 @@ def model_to_adapt(config: FinetuneConfig) -> WorldModel:
     assert config.from_ is not None
     old = model_at(config.from_)
     size, names = old.size, old.setting.action_names
-    if config.from_.exists() or config.data.exists():
+    if reads_data(config):
         dataset = _as_meant(config)
         names = tuple(dataset.action_names)
         if not config.resize:
@@ -101,6 +101,14 @@ def model_to_adapt(config: FinetuneConfig) -> WorldModel:
     with META:
         tokenizer = resized(old.tokenizer, config.height or size[0], config.width or size[1])
     return refitted(old, tokenizer, _some_bins(names, old.actions.bins), setting)
+
+
+def reads_data(config: FinetuneConfig) -> bool:
+    """Whether what is adapted takes its shape from the data: not if that is absent, and the model
+    known by its name alone.
+    """
+    assert config.from_ is not None
+    return config.from_.exists() or config.data.exists()
 
 
 def _as_meant(config: PretrainConfig | FinetuneConfig) -> EpisodeDataset:
@@ -121,7 +129,7 @@ def model_at(folder: Path) -> WorldModel:
     if str(folder) not in RELEASED:
         raise UserError(
             f"No world model at {folder} to estimate with: make or import it first, or give "
-            f"--model {' or '.join(RELEASED)} for the sizes of the released ones."
+            f"{' or '.join(RELEASED)} for the sizes of the released ones."
         )
     setting = rt1_setting(multi_step=str(folder) == "rt1-multi")
     tokenizer = tokenizer_at(folder)

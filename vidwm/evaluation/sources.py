@@ -11,6 +11,7 @@ from vidwm.data.meant import with_meaning
 from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import ClipSource, check_frame_size
 from vidwm.data.selection import split_dataset
+from vidwm.data.windows import any_fits
 from vidwm.errors import UserError
 from vidwm.world_model.world_model import WorldModel
 
@@ -20,14 +21,18 @@ def open_sources(
 ) -> tuple[ClipSource, ClipSource | None]:
     """Windows of the training and of the held-out episodes, at the model's size and frame skip.
 
-    horizon: frames to predict (0: the model's). None if the model holds out nothing. UserError when
-    resolution or actions do not fit, or no episode is long enough.
+    horizon: frames to predict (0: the model's). None if the model holds out nothing, or nothing
+    that is long enough. UserError when resolution or actions do not fit, or no training episode is
+    long enough.
     """
     dataset = open_fitting(options, model)
     train, heldout = split_of(model, dataset)
+    fits = any_fits(
+        dataset.lengths, heldout, _clip_frames(model, horizon), model.setting.frame_skip
+    )
     return (
         clip_source(dataset, model, train, horizon),
-        clip_source(dataset, model, heldout, horizon) if heldout else None,
+        clip_source(dataset, model, heldout, horizon) if fits else None,
     )
 
 
@@ -36,7 +41,7 @@ def open_heldout(
 ) -> tuple[ClipSource, bool]:
     """Windows of the held-out episodes, and True; of all episodes, and False, if none are held out.
 
-    Arguments and errors as `open_sources`.
+    Arguments as of `open_sources`; UserError also when none of the held-out is long enough.
     """
     dataset = open_fitting(options, model)
     train, heldout = split_of(model, dataset)
@@ -59,11 +64,15 @@ def clip_source(
     """Windows of some episodes; UserError when none of them is long enough."""
     return ClipSource(
         as_meant(dataset, model),
-        clip_frames=model.setting.context_frames + (horizon or model.setting.horizon),
+        clip_frames=_clip_frames(model, horizon),
         frame_skip=model.setting.frame_skip,
         episodes=episodes,
         size=model.size,
     )
+
+
+def _clip_frames(model: WorldModel, horizon: int) -> int:
+    return model.setting.context_frames + (horizon or model.setting.horizon)
 
 
 def as_meant(dataset: EpisodeDataset, model: WorldModel) -> EpisodeDataset:

@@ -6,9 +6,9 @@
     output_dir/finetune/    a run of `vidwm finetune --model pretrain/...`, as without `--from`
 
 Each is a run like any other, with a config of its own that can be changed and run by hand. Resuming
-passes over the runs that are done and goes on with the one that was stopped; the settings that made
-the start have to be the same. Settings of training (precision, schedule, seed and the like) hold
-for all of them; steps, batch size and learning rate each has its own.
+passes over the runs that are done and goes on with the one that was stopped; the settings of what
+came before it have to be the same (`adapt_resume`). Settings of training (precision, schedule, seed
+and the like) hold for all of them; steps, batch size and learning rate each has its own.
 """
 
 from __future__ import annotations
@@ -19,16 +19,12 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from vidwm.adapt_config import AdaptOptions
 from vidwm.config import TrainOptions
-from vidwm.config_loader import load_config
-from vidwm.data_config import RecordingOptions
-from vidwm.errors import UserError
 from vidwm.files import read_json
 from vidwm.finetune_config import FinetuneConfig
-from vidwm.options import key
+from vidwm.training.adapt_resume import STAGES, check_resumed, with_full_paths
 from vidwm.training.adapt_stages import finetune_stage, pretrain_stage, tokenizer_stage
 from vidwm.training.checkpoint import list_checkpoints
 from vidwm.training.grpo import finetune
@@ -40,31 +36,21 @@ from vidwm.world_model.world_model import WorldModel
 
 Config = TypeVar("Config", bound=TrainOptions)
 
-# Settings that the start is made by: which data, what its actions are, and the shape of the model.
-OF_START = [
-    *(spec.name for spec in dataclasses.fields(RecordingOptions)),
-    *(
-        spec.name
-        for spec in dataclasses.fields(AdaptOptions)
-        if not spec.name.startswith(("tokenizer_", "pretrain_"))
-    ),
-    *("episodes", "resize", "horizon"),
-]
-
 
 def adapt(config: FinetuneConfig) -> Path:
     """Make the start and run the stages; returns the folder of the newest model.
 
     A stage that is stopped early ends the command; `--resume` goes on with it. UserError when that
-    has no start to go on from, or one that other settings made.
+    has no start to go on from, or would mix what other settings made.
     """
-    start = config.output_dir / "start"
+    config, start = with_full_paths(config), config.output_dir / "start"
     if not config.resume:
         open_run(config.output_dir, resume=False)
         _make_start(config, start)
     else:
-        _check_start(config, start)
-        RunFolder(config.output_dir).record_start(0, config)
+        check_resumed(config, start)
+        done = sum(_steps_done(RunFolder(config.output_dir / name)) for name in STAGES)
+        RunFolder(config.output_dir).record_start(done, config)
     chain = _Chain(config)
     world = read_json(start / "world_model.json")
     clip_frames = world["context_frames"] + world["horizon"]
@@ -130,32 +116,6 @@ def _make_start(config: FinetuneConfig, folder: Path) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print("\n".join(["adapt: " + line for line in _changes(old, new)]))
-
-
-def _check_start(config: FinetuneConfig, folder: Path) -> None:
-    """UserError when there is no start, or one that other settings made, by the run's config."""
-    if not folder.is_dir():
-        raise UserError(
-            f"There is no {folder} to resume from; check --output_dir, or start anew without "
-            f"--resume in a new or empty folder."
-        )
-    file = config.output_dir / "config.yaml"
-    made_by = load_config(FinetuneConfig, file)
-    pairs = {key(name): (getattr(made_by, name), getattr(config, name)) for name in OF_START}
-    other = [
-        f"{name} = {before} (now {now})"
-        for name, (before, now) in pairs.items()
-        if _in_full(before) != _in_full(now)
-    ]
-    if other:
-        raise UserError(
-            f"{folder} was made with {', '.join(other)}: resume with the settings of {file}, or "
-            f"adapt anew in another --output_dir."
-        )
-
-
-def _in_full(value: Any) -> Any:
-    return value.resolve() if isinstance(value, Path) else value
 
 
 def _changes(old: WorldModel, new: WorldModel) -> list[str]:

@@ -30,7 +30,7 @@ from vidwm.rollout.sampling import Sampling
 from vidwm.training.curriculum import horizon_at, trained_layout
 from vidwm.training.gold import GoldWatch
 from vidwm.training.judge import Judge
-from vidwm.training.loop import NOTHING_HELD_OUT, Stage, fit
+from vidwm.training.loop import Stage, fit, nothing_held_out
 from vidwm.training.lora import add_adapters, merged_into
 from vidwm.training.older_context import SeenReader, check_gap, older_context
 from vidwm.training.policy_update import Experience, PolicyUpdate
@@ -79,11 +79,11 @@ class GrpoStage(Stage):
             self.gold = GoldWatch(model, tuple(self.judge.weights), config.max_scoring_gb)
         elif config.stop_when_gold_falls:
             raise UserError(
-                "stop_when_gold_falls needs held-out episodes, and this model's split has none: "
-                "leave it out."
+                "stop_when_gold_falls needs held-out episodes, and this model's split has none, or "
+                "none that is long enough: leave it out."
             )
         if heldout is None and config.eval_every:
-            self.warning = NOTHING_HELD_OUT
+            self.warning = nothing_held_out("eval_every")
         check_gap(model.codec, config.context_gap)
         self.layout = trained_layout(model, config.horizon)
         reader = SeenReader(train, self.layout.context_frames, config.context_gap, config.seed)

@@ -43,12 +43,6 @@ from vidwm.training.runtime import (
 from vidwm.training.tracker import Tracker
 from vidwm.training.updater import Updater, learning_rate
 
-# What a stage warns of when its held-out scores were to be measured on nothing.
-NOTHING_HELD_OUT = (
-    "no episode is held out, or none that is long enough: there are no held-out scores to go by; "
-    "hold some out with heldout when the model is made, or ask for none with eval_every 0"
-)
-
 
 class NonFiniteLoss(UserError):
     """A loss or gradient became NaN or infinite; the last checkpoint is kept."""
@@ -93,6 +87,14 @@ class Stage(ABC):
     def sample_videos(self) -> Mapping[str, Tensor]:
         """Videos by name to show every `sample_every` steps: (T, 3, H, W) uint8, at `fps`."""
         return {}
+
+
+def nothing_held_out(every: str) -> str:
+    """What a stage warns of that is to measure held-out scores, `every` so often, on nothing."""
+    return (
+        "no episode is held out, or none that is long enough: there are no held-out scores to go "
+        f"by; hold some out with heldout when the model is made, or ask for none with {every} 0"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from vidwm.data.sampler import (
     evenly_spread,
 )
 from vidwm.data.selection import split_dataset
-from vidwm.data.windows import windows_of
+from vidwm.data.windows import any_fits, windows_of
 from vidwm.data_config import AugmentOptions
 from vidwm.device import pick_device
 from vidwm.errors import UserError
@@ -44,7 +44,7 @@ from vidwm.tokenizer.open_tokenizer import FramewiseTokenizer, open_tokenizer
 from vidwm.training.action_fit import fit_actions
 from vidwm.training.caching import token_contents
 from vidwm.training.curriculum import horizon_at
-from vidwm.training.loop import NOTHING_HELD_OUT, Stage, fit
+from vidwm.training.loop import Stage, fit, nothing_held_out
 from vidwm.training.lora import add_adapters, merged, merged_into
 from vidwm.training.new_model import gone_on_with, new_world_model, settings_of
 from vidwm.training.older_context import check_gap
@@ -85,7 +85,7 @@ class PretrainStage(Stage):
         self.fps = model.setting.model_fps
         self.eval_every = config.eval_every
         if heldout is None and config.eval_every:
-            self.warning = NOTHING_HELD_OUT
+            self.warning = nothing_held_out("eval_every")
         self.device = pick_device(config.device)
         self.modules: dict[str, nn.Module] = {"transformer": model.transformer}
         self.places = model.layout.logit_positions().to(self.device)
@@ -240,10 +240,8 @@ def pretrain(config: PretrainConfig) -> Path:
         varied = episodes is train
         return CachedWindows(clips, found, model.layout, config.frame_skip, dataset, varied)
 
-    try:
-        watched = windows(heldout) if heldout else None
-    except UserError:  # none of them is long enough
-        watched = None
+    fits = any_fits(dataset.lengths, heldout, model.layout.num_frames, config.frame_skip)
+    watched = windows(heldout) if fits else None
     trained = windows(train)
     shares = shares_of(dataset, trained.windows)
     stage = PretrainStage(model, trained, watched, config, shares)

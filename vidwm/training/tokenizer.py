@@ -21,6 +21,7 @@ from vidwm.data.order import shares_of
 from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import ClipSource, evenly_spread
 from vidwm.data.selection import split_dataset
+from vidwm.data.windows import any_fits
 from vidwm.data_config import AugmentOptions
 from vidwm.device import pick_device
 from vidwm.errors import UserError
@@ -39,7 +40,7 @@ from vidwm.tokenizer.losses import (
 )
 from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.tokenizer.vq import VQ
-from vidwm.training.loop import Stage, fit
+from vidwm.training.loop import Stage, fit, nothing_held_out
 from vidwm.training.new_tokenizer import starting_tokenizer
 from vidwm.training.reconstruction import Part, reconstructed
 from vidwm.training.run_folder import open_run
@@ -68,6 +69,8 @@ class TokenizerStage(Stage):
         self.later = config.later_frames if isinstance(tokenizer, CompressiveTokenizer) else 0
         self.fps = train.dataset.fps
         self.eval_every = config.sample_every
+        if heldout is None and config.sample_every:
+            self.warning = nothing_held_out("sample_every")
         self.device = pick_device(config.device)
         self.modules: dict[str, nn.Module] = {"tokenizer": tokenizer}
         if config.adversarial_weight:
@@ -228,10 +231,13 @@ def train_tokenizer(config: TokenizerConfig) -> Path:
             f"micro_batch at 0, or keep the codebook with trained = networks or decoder."
         )
     compressive = isinstance(tokenizer, CompressiveTokenizer)
+    clip_frames = config.clip_frames if compressive else 1
+    if not any_fits(dataset.lengths, heldout, clip_frames, 1):
+        heldout = []
     sources = [
         ClipSource(
             dataset,
-            clip_frames=config.clip_frames if compressive else 1,
+            clip_frames=clip_frames,
             frame_skip=1,
             episodes=episodes,
             size=(tokenizer.height, tokenizer.width),
