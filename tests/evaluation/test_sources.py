@@ -87,7 +87,7 @@ def test_what_is_kept_of_parts_names_no_folders_around_them(tmp_path: Path) -> N
         ("x/bridge/", "bridge"),
         ("x/bridge/1.0.0", "bridge/1.0.0"),
         ("frames/part-0", "frames/part-0"),
-        ("x/y/../bridge", "bridge"),
+        ("x/bridge/y/..", "bridge"),
         ("hf://datasets/lerobot/pusht", "pusht"),
     ],
 )
@@ -171,6 +171,6 @@ def test_what_a_model_goes_on_with_is_kept_beside_what_it_knew() -> None:
         open_recordings(DataOptions(data=mixture({"new": 1, "sets/a": {"action_shift": 2}}))),
         before,
     )
-    shifts = {part.name: part.semantics.shift for part in after}
-    assert shifts == {"a": 2, "late": 1, "new": 0}
+    shifts = sorted((part.name, part.semantics.shift) for part in after)
+    assert shifts == [("a", 2), ("late", 1), ("new", 0)]
     assert parts_kept(open_recordings(DataOptions(data=Path("new"))), before) == before
