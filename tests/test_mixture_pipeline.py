@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.pipeline import metrics, run
+from tests.pipeline import fails, metrics, run
 from vidwm.data.joined import Joined
 from vidwm.evaluation.sources import open_sources
 from vidwm.finetune_config import FinetuneConfig
@@ -77,6 +78,11 @@ def test_all_commands_take_the_mixture_and_the_model_keeps_what_it_means(
         "form": "delta", "shift": 0, "skipped": "sum", "discrete": [1],
     }  # fmt: skip
     assert saved["camera"] == "image+aux_image"
+    assert [(p["name"], p["dataset"], p["semantics"]["shift"]) for p in saved["parts"]] == [
+        ("a", "a", 0), ("late", "b", 1),
+    ]  # fmt: skip
+    assert str(root) not in (model / "world_model.json").read_text()
+    assert "- late (b): weight 1, camera image+aux_image" in (model / "README.md").read_text()
     # None of the later commands is told about cameras or actions.
     common = ("--data", root / "mix.json", "--model", model)
     run(
@@ -124,6 +130,47 @@ def test_a_model_that_is_gone_on_with_keeps_the_camera_it_then_sees(root: Path) 
         model = WorldModel.from_pretrained(out / "checkpoints/last/model")
         assert model.setting.camera == camera
         assert model.setting.semantics.form == "delta"
+
+
+def test_a_part_alone_means_the_same_to_later_commands_and_a_stranger_nothing(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = pretrain(root, "parts", "--steps", 1, "--eval_every", 0)
+    opened = WorldModel.from_pretrained(model)
+    alone = FinetuneConfig(data=root / "b", model=model, output_dir=tmp_path / "none")
+    within = FinetuneConfig(data=root / "mix.json", model=model, output_dir=tmp_path / "none")
+    part, whole = open_sources(alone, opened)[0], open_sources(within, opened)[0]
+    count = len(part.windows)
+    rows = part.batch(range(count)).actions
+    last = range(len(whole.windows) - count, len(whole.windows))
+    assert (rows == whole.batch(last).actions).all()
+    capsys.readouterr()
+
+    later = ("--steps", 1, "--batch_size", 2, "--eval_every", 0, "--sample_every", 0)
+    run(
+        *("pretrain", "--init_from", model, "--data", root / "b", *later),
+        *("--output_dir", tmp_path / "on"),
+    )
+    assert "b is read as late of the model's mixture" in capsys.readouterr().out
+    on = WorldModel.from_pretrained(tmp_path / "on/checkpoints/last/model")
+    assert on.setting == opened.setting
+
+    new = shutil.copytree(root / "b", tmp_path / "new")
+    for words in (
+        ("pretrain", "--init_from", model, *later, "--output_dir", tmp_path / "x"),
+        ("rollout", "--model", model, "--output_dir", tmp_path / "x"),
+        ("evaluate", "--model", model, "--output_dir", tmp_path / "x"),
+    ):
+        assert "new is none of them by its name" in fails(capsys, *words, "--data", new)
+    assert not (tmp_path / "x").exists()
+    one = tmp_path / "one.json"
+    one.write_text(json.dumps({"new": {"data": str(new), "action_shift": 2}}))
+    run(
+        *("finetune", "--model", model, "--data", one, "--reward", "mae=1", *later),
+        *("--group_size", 2, "--output_dir", tmp_path / "tuned"),
+    )
+    tuned = WorldModel.from_pretrained(tmp_path / "tuned/checkpoints/last/model")
+    assert {p.name: p.semantics.shift for p in tuned.setting.parts} == {"a": 0, "late": 1, "new": 2}
 
 
 def test_a_resumed_run_sees_the_same_augmented_clips(root: Path) -> None:

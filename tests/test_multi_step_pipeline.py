@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.pipeline import FINETUNE, metrics, run, train_stages
+from tests.pipeline import FINETUNE, fails, metrics, run, train_stages
 from tests.pipeline import TOKENIZER as FRAME_TOKENIZER
 from vidwm.cli import main
 from vidwm.evaluation.strips import strip
@@ -53,12 +53,22 @@ def test_each_stage_logs_both_parts_or_what_it_promises(trained):
     assert np.isfinite(metrics(trained / "finetune")[-1]["heldout_reward"])
 
 
-def test_there_are_no_variants_of_tokens_that_are_not_cached(trained, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--hue", 0.1, "--variants", 3), "leave variants out"),
+        (("--cache_dir", "tokens"), "leave cache_dir out, and give what `vidwm data cache` makes"),
+    ],
+)
+def test_nothing_is_said_of_a_cache_where_tokens_are_not_cached(
+    trained, tmp_path, capsys, words, said
+):
     tokenizer = trained / "tokenizer/checkpoints/last/model"
-    words = ("pretrain", "--data", trained / "data", *PRETRAIN, "--tokenizer", tokenizer)
-    words = (*words, "--hue", 0.1, "--variants", 3, "--output_dir", tmp_path / "new")
-    assert main([*map(str, words)]) == 2
-    assert "whose tokens are not cached; leave variants out" in capsys.readouterr().err
+    words = ("pretrain", "--data", trained / "data", *PRETRAIN, "--tokenizer", tokenizer, *words)
+    assert f"whose tokens are not cached; {said}" in fails(
+        capsys, *words, "--output_dir", tmp_path / "new"
+    )
+    assert not (tmp_path / "new").exists()
 
 
 def test_videos_of_every_stage(trained):

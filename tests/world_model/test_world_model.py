@@ -1,8 +1,11 @@
+import dataclasses
 import json
 
 import pytest
 import torch
 
+from vidwm.data.action_semantics import ActionSemantics
+from vidwm.data.kept_parts import KeptPart
 from vidwm.errors import UserError
 from vidwm.tokenizer.frame import FrameTokenizer, FrameTokenizerConfig
 from vidwm.world_model.actions import ActionBins
@@ -56,6 +59,24 @@ def test_directory_round_trip(model, tmp_path):
     ids = torch.arange(10)[None]
     assert torch.equal(again.transformer(ids), model.transformer(ids))
     assert "x, y, grip" in (tmp_path / "m/README.md").read_text()
+
+
+def test_parts_are_kept_and_a_model_saved_before_they_were_opens(model, tmp_path):
+    part = KeptPart(
+        name="late", dataset="b", weight=2.0, camera="front",
+        semantics=ActionSemantics(form="delta", shift=1, discrete=(2,)),
+    )  # fmt: skip
+    model.setting = dataclasses.replace(model.setting, parts=(part,))
+    model.save_pretrained(tmp_path)
+    assert WorldModel.from_pretrained(tmp_path).setting == model.setting
+    listed = "- late (b): weight 2, camera front, with action_form delta, action_shift 1"
+    assert listed in (tmp_path / "README.md").read_text()
+    path = tmp_path / "world_model.json"
+    values = json.loads(path.read_text())
+    del values["parts"]
+    path.write_text(json.dumps(values))
+    older = WorldModel.from_pretrained(tmp_path)
+    assert older.setting.parts == () and "mixture" not in older.card()
 
 
 def test_half_precision_halves_the_files_and_opens_as_float32(model, tmp_path):

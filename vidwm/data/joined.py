@@ -14,6 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from vidwm.data.clip import Episode, EpisodeDataset
+from vidwm.data.kept_parts import KeptPart
 from vidwm.errors import UserError
 
 
@@ -22,6 +23,7 @@ class Part:
     """A dataset, the ids its episodes have in the whole, and its weight (None: none has one).
 
     `recordings` names what each episode was recorded from; views of one recording share a name.
+    `kept` is what a model keeps of the part of a mixture.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Part:
     episode_ids: Sequence[str]
     recordings: Sequence[str]
     weight: float | None = None
+    kept: KeptPart | None = None
 
 
 class Joined:
@@ -88,6 +91,13 @@ def camera_read(dataset: EpisodeDataset, named: str | None) -> str | None:
         cameras = {part.dataset.camera for part in dataset.parts}
         return named if len(cameras) > 1 else dataset.camera
     return dataset.camera
+
+
+def parts_kept(dataset: EpisodeDataset, before: Sequence[KeptPart] = ()) -> tuple[KeptPart, ...]:
+    """What is kept of the parts of a mixture, beside those of `before` that it does not name."""
+    parts = dataset.parts if isinstance(dataset, Joined) else ()
+    kept = [*before, *(part.kept for part in parts if part.kept is not None)]
+    return tuple({(part.name, part.dataset): part for part in kept}.values())
 
 
 def recordings_of(dataset: EpisodeDataset) -> Sequence[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from vidwm.data.action_semantics import ActionSemantics, numbered
 from vidwm.data.clip import EpisodeDataset
 from vidwm.data.joined import Joined, Part, recordings_of
+from vidwm.data.kept_parts import KeptPart, dataset_name
 from vidwm.data.meant import base_of, with_meaning
 from vidwm.data.mixture_file import read_mixture
 from vidwm.data_config import PartOptions, RecordingOptions
@@ -23,26 +24,35 @@ def open_mixture(
     Ids of episodes are "<part>/<id>". UserError where parts do not fit together.
     """
     parts = read_mixture(options)
-    datasets = {name: _meant(open_part(name, part), part) for name, part in parts.items()}
     return Joined(
         Path(options.data),
-        [
-            Part(
-                name=name,
-                dataset=dataset,
-                episode_ids=[f"{name}/{episode}" for episode in dataset.episode_ids],
-                recordings=[f"{name}/{recording}" for recording in recordings_of(dataset)],
-                weight=parts[name].weight,
-            )
-            for name, dataset in datasets.items()
-        ],
+        [_joined_part(name, part, open_part(name, part)) for name, part in parts.items()],
     )
 
 
-def _meant(dataset: EpisodeDataset, part: PartOptions) -> EpisodeDataset:
+def _joined_part(name: str, part: PartOptions, recorded: EpisodeDataset) -> Part:
     """The part with actions as it alone has them; what a model makes of them comes on top."""
-    named = numbered(base_of(dataset, part.action_form).action_names, part.discrete_actions or ())
+    named = numbered(base_of(recorded, part.action_form).action_names, part.discrete_actions or ())
     semantics = ActionSemantics(form=part.action_form, shift=part.action_shift, discrete=named)
+    dataset = by_itself(recorded, semantics)
+    return Part(
+        name=name,
+        dataset=dataset,
+        episode_ids=[f"{name}/{episode}" for episode in dataset.episode_ids],
+        recordings=[f"{name}/{recording}" for recording in recordings_of(dataset)],
+        weight=part.weight,
+        kept=KeptPart(
+            name=dataset_name(Path(name)),
+            dataset=dataset_name(part.data),
+            weight=part.weight,
+            camera=dataset.camera,
+            semantics=semantics,
+        ),
+    )
+
+
+def by_itself(dataset: EpisodeDataset, semantics: ActionSemantics) -> EpisodeDataset:
+    """The dataset with actions as it alone has them, row by row."""
     return dataset if semantics == ActionSemantics() else with_meaning(dataset, semantics)
 
 

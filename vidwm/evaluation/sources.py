@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vidwm.config import ResizeOptions
+from vidwm.data.action_semantics import ActionSemantics
 from vidwm.data.clip import EpisodeDataset
+from vidwm.data.kept_parts import in_words, kept_camera, kept_semantics, parts_named
 from vidwm.data.meant import with_meaning
+from vidwm.data.mixture import by_itself
+from vidwm.data.mixture_file import is_mixture
 from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import ClipSource, check_frame_size
 from vidwm.data.selection import split_dataset
 from vidwm.data.windows import any_fits
+from vidwm.data_config import DataOptions
 from vidwm.errors import UserError
-from vidwm.world_model.world_model import WorldModel
+from vidwm.world_model.world_model import Setting, WorldModel
 
 
 def open_sources(
@@ -49,13 +54,37 @@ def open_heldout(
 
 
 def open_fitting(options: ResizeOptions, model: WorldModel) -> EpisodeDataset:
-    """The dataset, of the model's camera unless the options name another.
-
-    UserError when its resolution or actions are not what the model expects.
-    """
-    dataset = open_recordings(replace(options, camera=options.camera or model.setting.camera))
+    """`open_seen`; UserError when resolution or actions are not what the model expects."""
+    dataset = open_seen(options, model.setting)
     check_fits(dataset, model, resize=options.resize)
     return dataset
+
+
+def open_seen(options: DataOptions, setting: Setting) -> EpisodeDataset:
+    """The dataset, of the model's camera unless the options name another.
+
+    A dataset that by its name is part of the mixture that the model was trained on is read as that
+    part was, and it is said. UserError where what its actions are, or which camera, is not clear.
+    """
+    if is_mixture(options.data):  # which says it all by itself
+        return open_recordings(replace(options, camera=options.camera or setting.camera))
+    data, parts = options.data, setting.parts
+    semantics = kept_semantics(data, parts)
+    camera = options.camera or kept_camera(data, parts) or setting.camera
+    dataset = open_recordings(replace(options, camera=camera))
+    cameras = sorted({part.camera for part in parts})
+    if camera is None and len(cameras) > 1 and len(dataset.cameras) > 1:
+        raise UserError(
+            f"{data} has the cameras {', '.join(dataset.cameras)}, and the parts of the model's "
+            f"mixture have {', '.join(cameras)}; choose one with --camera."
+        )
+    if len(cameras) > 1 or any(part.semantics != ActionSemantics() for part in parts):
+        named = ", ".join(part.name for part in parts_named(data, parts)) or "all parts"
+        print(
+            f"data        {data} is read as {named} of the model's mixture: camera "
+            f"{dataset.camera}, {in_words(semantics)}"
+        )
+    return by_itself(dataset, semantics)
 
 
 def clip_source(

@@ -9,6 +9,7 @@ reference policy stay frozen. Source: RLVR-World, arXiv 2505.13934, section 4; t
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from vidwm.data.clip import ClipBatch
+from vidwm.data.joined import parts_kept
 from vidwm.data.order import shares_of
 from vidwm.data.sampler import ClipSource, evenly_spread
 from vidwm.device import pick_device
@@ -294,5 +296,7 @@ def finetune(config: FinetuneConfig) -> Path:
     assert config.model is not None
     model = WorldModel.from_pretrained(config.model)
     train, heldout = open_sources(config, model, config.horizon)
+    parts = parts_kept(train.dataset, model.setting.parts)
+    model.setting = dataclasses.replace(model.setting, parts=parts)
     stage = GrpoStage(model, train, heldout, config)
     return fit(stage, config, run).checkpoint / "model"

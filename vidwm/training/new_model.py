@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vidwm.config import PretrainConfig
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.joined import camera_read
+from vidwm.data.joined import camera_read, parts_kept
 from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.training.action_fit import ActionFit
 from vidwm.training.new_transformer import transformer_config
@@ -45,11 +45,20 @@ def settings_of(model: WorldModel, folder: Path, config: PretrainConfig) -> Pret
     )
 
 
-def gone_on_with(model: WorldModel, tokenizer: Tokenizer, camera: str | None) -> WorldModel:
-    """The model with another tokenizer and camera; UserError when the former has other codes."""
+def gone_on_with(
+    model: WorldModel, tokenizer: Tokenizer, dataset: EpisodeDataset, camera: str | None
+) -> WorldModel:
+    """The model with another tokenizer, and the camera and parts of a dataset, opened by `camera`.
+
+    UserError when the tokenizer has other codes.
+    """
     layout = codec_for(tokenizer, model.actions, model.setting).layout
     check_same_codebook(model.layout, layout)
-    setting = dataclasses.replace(model.setting, camera=camera)
+    setting = dataclasses.replace(
+        model.setting,
+        camera=camera_read(dataset, camera),
+        parts=parts_kept(dataset, model.setting.parts),
+    )
     return WorldModel(tokenizer, model.transformer, model.actions, setting)
 
 
@@ -71,6 +80,7 @@ def new_world_model(
         shared_action_ids=config.shared_action_ids,
         semantics=actions.semantics,
         camera=camera_read(dataset, config.camera),
+        parts=parts_kept(dataset),
     )
     layout = codec_for(tokenizer, actions.bins, setting).layout
     transformer = Transformer(transformer_config(config, layout))

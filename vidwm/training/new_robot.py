@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.joined import camera_read
+from vidwm.data.joined import camera_read, parts_kept
 from vidwm.data.meant import recorded_actions
 from vidwm.data.recordings import open_recordings
 from vidwm.data.sampler import ClipSource
@@ -64,6 +64,7 @@ def _setting(
         action_names=actions.names,
         semantics=actions.semantics,
         camera=camera_read(dataset, config.camera),
+        parts=parts_kept(dataset),
         heldout=config.heldout,
         split_seed=config.split_seed,
     )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vidwm.config import PretrainConfig
 from vidwm.data.cache import JoinedTokens, Tokens, cached_tokens
 from vidwm.data.clip import EpisodeDataset
-from vidwm.data.joined import Joined, camera_read
+from vidwm.data.joined import Joined
 from vidwm.data.meant import as_recorded, recorded_actions
 from vidwm.data.order import Share, shares_of
 from vidwm.data.recordings import open_recordings
@@ -35,7 +35,7 @@ from vidwm.data.windows import any_fits, windows_of
 from vidwm.data_config import AugmentOptions
 from vidwm.device import pick_device
 from vidwm.errors import UserError
-from vidwm.evaluation.sources import as_meant, check_fits
+from vidwm.evaluation.sources import as_meant, check_fits, open_seen
 from vidwm.evaluation.strips import strip
 from vidwm.rollout.engine import generate
 from vidwm.rollout.sampling import Sampling
@@ -202,19 +202,17 @@ def pretrain(config: PretrainConfig) -> Path:
     given = None
     if config.init_from is not None:
         given = WorldModel.from_pretrained(config.init_from)
+        dataset = open_seen(config, given.setting)
         config = settings_of(given, config.init_from, config)
+    else:
+        dataset = open_recordings(config)
     assert config.tokenizer is not None
     device = pick_device(config.device)
-    dataset = open_recordings(config)
     tokenizer = open_tokenizer(config.tokenizer).to(device)
-    if isinstance(tokenizer, CompressiveTokenizer) and config.variants > 1:
-        raise UserError(
-            f"variants = {config.variants} are of cached tokens, but {config.tokenizer} is a "
-            f"compressive tokenizer, whose tokens are not cached; leave variants out, and clips "
-            f"are varied anew."
-        )
+    if isinstance(tokenizer, CompressiveTokenizer):
+        _check_no_cache(config)
     if given is not None:
-        given = gone_on_with(given, tokenizer, camera_read(dataset, config.camera))
+        given = gone_on_with(given, tokenizer, dataset, config.camera)
         check_fits(dataset, given, resize=config.resize)
     check_frame_size(dataset, (tokenizer.height, tokenizer.width), resize=config.resize)
     train, heldout = split_dataset(dataset, config.heldout, config.split_seed)
@@ -249,6 +247,21 @@ def pretrain(config: PretrainConfig) -> Path:
         print("\n".join(range_lines(fitted.report)))
         write_ranges(run.path / "action_ranges.json", fitted.report)
     return fit(stage, config, run).checkpoint / "model"
+
+
+def _check_no_cache(config: PretrainConfig) -> None:
+    """UserError where a config with a compressive tokenizer tells of cached tokens."""
+    kind = f"{config.tokenizer} is a compressive tokenizer, whose tokens are not cached"
+    if config.cache_dir is not None:
+        raise UserError(
+            f"cache_dir = {config.cache_dir} is for tokens, but {kind}; leave cache_dir out, and "
+            f"give what `vidwm data cache` makes without --tokenizer, a cache of frames, as --data."
+        )
+    if config.variants > 1:
+        raise UserError(
+            f"variants = {config.variants} are of cached tokens, but {kind}; leave variants out, "
+            f"and clips are varied anew."
+        )
 
 
 def _recorded(

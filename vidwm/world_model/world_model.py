@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vidwm.data.action_semantics import ActionSemantics
+from vidwm.data.kept_parts import KeptPart
 from vidwm.errors import UserError
 from vidwm.files import read_json, write_json
 from vidwm.tokenizer.open_tokenizer import Tokenizer, open_tokenizer
@@ -29,7 +30,7 @@ from vidwm.world_model.layout import Layout
 from vidwm.world_model.transformer import Transformer
 
 FORMAT_VERSION = 1
-LATER_FIELDS = ("semantics", "camera")  # models saved before there were any lack them
+LATER_FIELDS = ("semantics", "camera", "parts")  # models saved before there were any lack them
 CARD = """---
 library_name: vidwm
 tags: [robotics, world-model, video-prediction]
@@ -50,8 +51,8 @@ class Setting:
     """What a model was trained on; fps counts recorded frames per second, before `frame_skip`.
 
     heldout and split_seed say which episodes it never saw (`data.sampler.split_episodes`),
-    semantics what its actions are, and camera which one or which several it sees (None: the
-    reader's choice).
+    semantics what its actions are, camera which one or which several it sees (None: the reader's
+    choice), and parts what those of a mixture say of either by themselves.
     """
 
     context_frames: int
@@ -64,6 +65,7 @@ class Setting:
     shared_action_ids: bool = False
     semantics: ActionSemantics = dataclasses.field(default_factory=ActionSemantics)
     camera: str | None = None
+    parts: tuple[KeptPart, ...] = ()
 
     @property
     def model_fps(self) -> float:
@@ -164,7 +166,9 @@ class WorldModel(nn.Module):
         )
 
     def card(self, *sections: str) -> str:
-        """A model card: what the model predicts, how to open it, and then the given sections."""
+        """A model card: what the model predicts, how to open it, the parts of a mixture it was
+        trained on, and then the given sections.
+        """
         setting, (height, width) = self.setting, self.size
         c = setting.context_frames
         head = CARD.format(
@@ -177,7 +181,9 @@ class WorldModel(nn.Module):
             kind=self.codec.kind.replace("_", "-"),
             tokens=self.layout.tokens_per_frame,
         )
-        return "\n\n".join(part.strip() for part in (head, *sections) if part) + "\n"
+        parts = "\n".join(f"- {part.line}" for part in setting.parts)
+        mixture = f"## Parts of its mixture\n\n{parts}" if parts else ""
+        return "\n\n".join(part.strip() for part in (head, mixture, *sections) if part) + "\n"
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> WorldModel:
@@ -202,6 +208,7 @@ class WorldModel(nn.Module):
         setting["action_names"] = tuple(setting["action_names"])
         if "semantics" in setting:
             setting["semantics"] = ActionSemantics.from_json(setting["semantics"])
+        setting["parts"] = tuple(map(KeptPart.from_json, setting.get("parts", ())))
         model = cls(
             open_tokenizer(directory / "tokenizer"),
             Transformer.from_pretrained(directory / "transformer"),
