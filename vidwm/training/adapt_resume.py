@@ -39,7 +39,7 @@ def with_full_paths(config: FinetuneConfig) -> FinetuneConfig:
     What is not there, such as a dataset of the Hub, stays as it is.
     """
     paths = {name: getattr(config, name) for name in OF_START}
-    full = {
+    full: dict[str, Any] = {
         name: path.absolute()
         for name, path in paths.items()
         if isinstance(path, Path) and path.exists()
