@@ -87,19 +87,21 @@ def measured(
 
 
 def rows(reports: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """A table: a variant per row, changes in percent of the base per metric."""
+    """A table: a variant per row, changes to the base per metric."""
     metrics = next(iter(reports.values()))["metrics"]
     table = [["variant", *(f"{metric} {arrow(metric)}" for metric in metrics)]]
     for name, report in reports.items():
-        changes = (report["comparisons"][COMPARISON][metric]["percent"] for metric in metrics)
-        table.append([name, *(_cell(change) for change in changes)])
+        table.append([name, *(_cell(report["comparisons"][COMPARISON][m]) for m in metrics)])
     return table
 
 
-def _cell(change: dict[str, Any]) -> str:
-    if change["change"] is None or change["low"] is None:
-        return "-"
-    return f"{change['change']:+.1f} % [{change['low']:+.1f}, {change['high']:+.1f}]"
+def _cell(difference: dict[str, Any]) -> str:
+    """In percent, or as it is where the base has nothing to take a percentage of."""
+    change = difference["percent"]
+    if change["low"] is not None:
+        return f"{change['change']:+.1f} % [{change['low']:+.1f}, {change['high']:+.1f}]"
+    change = difference["absolute"]
+    return f"{change['change']:+.4f} [{change['low']:+.4f}, {change['high']:+.4f}]"
 
 
 def figure(reports: dict[str, dict[str, Any]], title: str) -> Figure:
@@ -107,7 +109,10 @@ def figure(reports: dict[str, dict[str, Any]], title: str) -> Figure:
     metrics = [
         metric
         for metric in next(iter(reports.values()))["metrics"]
-        if all(r["comparisons"][COMPARISON][metric]["percent"]["low"] for r in reports.values())
+        if all(
+            r["comparisons"][COMPARISON][metric]["percent"]["low"] is not None
+            for r in reports.values()
+        )
     ]
     drawing = Figure(figsize=(2.4 * len(metrics), 3.6), layout="constrained")
     axes = drawing.subplots(1, len(metrics), squeeze=False)[0]

@@ -31,16 +31,19 @@ def report(mae: float, psnr: float) -> dict[str, Any]:
     def change(value: float) -> dict[str, Any]:
         return {"percent": {"change": value, "low": value - 1, "high": value + 1}}
 
-    compared = {"mae": change(mae), "psnr": change(psnr)}
-    return {"metrics": ["mae", "psnr"], "comparisons": {"model_vs_base": compared}}
+    unknown = {"change": None, "low": None, "high": None}
+    repeated = {"percent": unknown, "absolute": {"change": 0.01, "low": 0.0, "high": 0.02}}
+    compared = {"mae": change(mae), "psnr": change(psnr), "repetition_rate": repeated}
+    return {"metrics": list(compared), "comparisons": {"model_vs_base": compared}}
 
 
 def test_rows_and_figure_show_every_variant() -> None:
     reports = {"a": report(-5.0, 2.5), "b": report(3.0, -0.5)}
+    share = "+0.0100 [+0.0000, +0.0200]"
     assert study.rows(reports) == [
-        ["variant", "mae ↓", "psnr ↑"],
-        ["a", "-5.0 % [-6.0, -4.0]", "+2.5 % [+1.5, +3.5]"],
-        ["b", "+3.0 % [+2.0, +4.0]", "-0.5 % [-1.5, +0.5]"],
+        ["variant", "mae ↓", "psnr ↑", "repetition_rate ↓"],
+        ["a", "-5.0 % [-6.0, -4.0]", "+2.5 % [+1.5, +3.5]", share],
+        ["b", "+3.0 % [+2.0, +4.0]", "-0.5 % [-1.5, +0.5]", share],
     ]
     mae, psnr = study.figure(reports, "title").axes
     assert mae.yaxis_inverted() and not psnr.yaxis_inverted()  # better is always up

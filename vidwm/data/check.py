@@ -212,7 +212,7 @@ def _flip_notes(dataset: EpisodeDataset) -> list[str]:
 def _judge_lag(found: Findings) -> None:
     onset = found.lag.onset if found.lag else None
     if found.lag is not None and onset is not None and onset > 0:
-        sure = found.lag.parts >= SURE_PARTS
+        sure = found.lag.whole and found.lag.parts >= SURE_PARTS
         (found.whole if sure else found.notes).append(
             f"motion comes {_rows(onset)} before the action that explains it: the actions are "
             f"stored late, each row should move up by {onset}"
