@@ -40,7 +40,7 @@ def moving() -> Callable[..., np.ndarray]:
 def lerobot(
     tmp_path_factory: pytest.TempPathFactory, moving: Callable[..., np.ndarray]
 ) -> tuple[Path, list[np.ndarray], list[np.ndarray]]:
-    """A LeRobotDataset v3.0 of 5 episodes in 2 videos, with its frames and actions."""
+    """A LeRobotDataset v3.0 of 5 episodes, as LeRobot writes it: 2 videos, rows in one file."""
     root = tmp_path_factory.mktemp("lerobot") / "set"
     generator = np.random.default_rng(0)
     frames = [moving(6 + i, seed=i) for i in range(5)]
@@ -57,7 +57,22 @@ def lerobot(
             writer.add_episode(
                 frames=frames[i], actions=actions[i], states=actions[i][:, :2], task=f"task {i % 2}"
             )
+    join_pieces(root)
     return root, frames, actions
+
+
+def join_pieces(root: Path) -> None:
+    """Put the rows, and the episodes, of all files into the first."""
+    for folder in ("data/chunk-000", "meta/episodes/chunk-000"):
+        files = sorted((root / folder).iterdir())
+        table = pa.concat_tables([pq.read_table(file) for file in files])
+        for name in ("data/file_index", "meta/episodes/file_index"):
+            if name in table.column_names:
+                first = pa.array([0] * len(table))
+                table = table.set_column(table.column_names.index(name), name, first)
+        for file in files[1:]:
+            file.unlink()
+        pq.write_table(table, files[0], compression="zstd", row_group_size=8)
 
 
 @pytest.fixture()
