@@ -187,6 +187,7 @@ def test_a_field_named_as_a_word_of_python_is_spelled_as_that_word(
         ({"model": "m", "from": "f"}, "Give either model"),
         ({"model": "m", "pretrain_steps": "5"}, "pretrain_steps would be ignored"),
         ({"model": "m", "steps": "0"}, "steps must be at least 1"),
+        ({"from": "f", "tokenizer_steps": "1", "pretrain_steps": "0"}, "give pretrain_steps"),
     ],
 )
 def test_a_model_is_either_given_or_adapted(changes: dict[str, str], message: str) -> None:

@@ -72,6 +72,11 @@ class FinetuneConfig(
             return [f"{', '.join(given)} would be ignored: that is for an adaptation, with from."]
         if self.from_ is None and not self.steps:
             return ["steps must be at least 1; none are for an adaptation alone, with from."]
+        if self.tokenizer_steps and self.steps and not self.pretrain_steps:
+            return [
+                "GRPO of a tokenizer that was adapted needs a transformer that was too: give "
+                "pretrain_steps, or leave out tokenizer_steps."
+            ]
         if self.batch_size % self.mini_batches:
             return [
                 f"mini_batches must divide batch_size = {self.batch_size}, got {self.mini_batches}."

@@ -84,9 +84,9 @@ def test_one_run_that_is_left_is_named_and_data_that_is_not_there_is_missed(
 
 
 def test_the_whole_takes_the_sum_of_times_and_the_largest_memory(data: Path) -> None:
-    runs = runs_of(config(data, tokenizer_steps=10**9, pretrain_steps=0, steps=10**9))
+    runs = runs_of(config(data, pretrain_steps=10**9, steps=10**9))
     rows = [whole_rows(some)[1:] for some in (runs[:1], runs[1:], runs, runs[::-1])]
-    assert [run.name for run in runs] == ["tokenizer", "finetune"] and rows[2] == rows[3]
+    assert [run.name for run in runs] == ["pretrain", "finetune"] and rows[2] == rows[3]
     for first, second, both in zip(*rows[:3], strict=True):
         peaks = [float(row[1]) for row in (first, second, both)]
         assert peaks[0] != peaks[1] and peaks[2] == max(peaks[:2])
