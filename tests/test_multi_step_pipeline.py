@@ -160,7 +160,7 @@ def test_settings_that_do_not_fit(trained, tmp_path, capsys, changes, message):
     assert message in capsys.readouterr().err
 
 
-def test_post_training_meets_contexts_as_old_as_pretraining_did(trained, tmp_path):
+def test_post_training_meets_contexts_as_old_and_as_varied_as_pretraining_did(trained, tmp_path):
     words = ("finetune", "--data", trained / "data", *FINETUNE, "--steps", 1)
     model = ("--model", trained / "pretrain/checkpoints/last/model")
     for gap in (0, 4):
@@ -168,6 +168,8 @@ def test_post_training_meets_contexts_as_old_as_pretraining_did(trained, tmp_pat
     now, older = (metrics(tmp_path / gap)[0] for gap in ("0", "4"))
     assert now["reward"] == metrics(trained / "finetune")[0]["reward"] != older["reward"]
     assert older["sampler_gap"] < 0.1
+    run(*words, *model, "--context_gap", 4, "--crop", 0.5, "--output_dir", tmp_path / "varied")
+    assert metrics(tmp_path / "varied")[0]["reward"] != older["reward"]
 
 
 @pytest.mark.parametrize("kind", ["frame", "compressive"])

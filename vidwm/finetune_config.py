@@ -8,13 +8,20 @@ from typing import Literal
 
 from vidwm.adapt_config import AdaptOptions
 from vidwm.config import CacheOptions, HorizonOptions, ResizeOptions, TrainOptions
+from vidwm.data_config import AugmentOptions
 from vidwm.lora_config import LoraOptions
 from vidwm.options import changed, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(
-    ResizeOptions, CacheOptions, HorizonOptions, LoraOptions, AdaptOptions, TrainOptions
+    ResizeOptions,
+    AugmentOptions,
+    CacheOptions,
+    HorizonOptions,
+    LoraOptions,
+    AdaptOptions,
+    TrainOptions,
 ):
     """GRPO: the world model, post-trained on decoded predictions."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from vidwm.adapt_config import AdaptOptions
 from vidwm.config import PretrainConfig, TokenizerConfig, TrainOptions
-from vidwm.data_config import DataOptions
+from vidwm.data_config import AugmentOptions, DataOptions
 from vidwm.finetune_config import FinetuneConfig
 from vidwm.lora_config import LoraOptions
 
@@ -69,7 +69,9 @@ def finetune_stage(config: FinetuneConfig, model: Path) -> FinetuneConfig | None
 
 
 def _common(config: FinetuneConfig) -> dict[str, Any]:
-    values = _values(config, DataOptions) | _values(config, TrainOptions)
+    values: dict[str, Any] = {}
+    for kind in (DataOptions, AugmentOptions, TrainOptions):
+        values |= _values(config, kind)
     return {n: v for n, v in values.items() if n not in OWN} | {"output_dir": config.output_dir}
 
 

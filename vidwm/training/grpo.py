@@ -88,7 +88,8 @@ class GrpoStage(Stage):
             self.warning = nothing_held_out("eval_every")
         check_gap(model.codec, config.context_gap)
         self.layout = trained_layout(model, config.horizon)
-        reader = SeenReader(train, self.layout.context_frames, config.context_gap, config.seed)
+        context_frames = self.layout.context_frames
+        reader = SeenReader(train, context_frames, config.context_gap, config.seed, config)
         shares = shares_of(train.dataset, train.windows)
         self.loader = run_loader(reader, len(train.windows), config, shares=shares)
         self.policy = PolicyUpdate(model, self.layout, config, self.sharpness)

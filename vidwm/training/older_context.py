@@ -9,14 +9,16 @@ are alike, as far as the episode reaches, so no window is lost. RLVR-World: up t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from vidwm.data.augment import augment
 from vidwm.data.clip import ClipBatch
 from vidwm.data.sampler import ClipSource
+from vidwm.data_config import AugmentOptions
 from vidwm.errors import UserError
 from vidwm.training.runtime import seed_of_step
 from vidwm.world_model.codec import Codec, CompressiveCodec
@@ -45,19 +47,25 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class SeenReader:
-    """What a step sees, for a `Loader` of a run with this seed."""
+    """What a step sees, for a `Loader` of a run with this seed.
+
+    All frames of a clip, the older ones among them, are varied alike, by `vary`.
+    """
 
     source: ClipSource
     context_frames: int
     gap: int
     seed: int
+    vary: AugmentOptions
 
     def __call__(self, numbers: Sequence[int], step: int) -> Seen:
-        older = None
-        if self.gap:
-            draw = seed_of_step(self.seed, step)
-            older = older_frames(self.source, numbers, self.context_frames, self.gap, draw)
-        return Seen(self.source.batch(numbers), older)
+        draw, clips = seed_of_step(self.seed, step), self.source.batch(numbers)
+        if not self.gap:
+            return Seen(replace(clips, frames=augment(clips.frames, self.vary, draw)), None)
+        older = older_frames(self.source, numbers, self.context_frames, self.gap, draw)
+        frames = augment(torch.cat([older, clips.frames], dim=1), self.vary, draw)
+        older, frames = frames.tensor_split([self.context_frames], dim=1)
+        return Seen(replace(clips, frames=frames), older)
 
 
 @torch.no_grad()
