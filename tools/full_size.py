@@ -3,8 +3,9 @@
     python tools/full_size.py [single multi] [--output runs/full_size]
 
 Tokenizer, pretraining and GRPO (which samples, decodes and scores) in turn, each a process of its
-own, in fp32 with as few clips as there can be: that the networks of the paper build, train, roll
-out and are scored on this machine is what it shows. Weights are random, so nothing is learned.
+own, in fp32 with as few clips as there can be, and activations of the multi-step tokenizer
+recomputed: that the networks of the paper build, train, roll out and are scored on this machine is
+what it shows. Weights are random, so nothing is learned.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def commands(kind: str, data: Path, output: Path) -> dict[str, list[str]]:
         "finetune": f"--model {folders['pretrain'] / MODEL} --group_size 2 --mini_batches 1 "
         "--micro_batch 0 --reward st_lpips_vgg=1,mae=1 --eval_every 0",
     }
+    if kind == "multi":
+        own["tokenizer"] += " --gradient_checkpointing true"
     shared = "--steps 1 --batch_size 1 --precision fp32 --save_every 0 --sample_every 0"
     return {
         stage: [

@@ -127,6 +127,9 @@ class TokenizerConfig(NewModelOptions, AugmentOptions, TrainOptions):
     steps: int = option(10_000, "optimisation steps", at_least=1)
     batch_size: int = option(32, "frames per step (compressive: clips)", at_least=1)
     micro_batch: int = option(0, "of them per backward pass (0: all at once)", at_least=0)
+    gradient_checkpointing: bool = option(
+        False, "recompute activations in the backward pass: less memory, more work"
+    )
     learning_rate: float = option(3e-4, "peak learning rate of AdamW", above=0)
     height: int = option(0, "frame height in pixels (0: as recorded)", at_least=0)
     width: int = option(0, "frame width in pixels (0: as recorded)", at_least=0)

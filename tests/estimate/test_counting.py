@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vidwm.estimate.counting import cost
+from vidwm.tokenizer.gradient_checkpointing import CheckpointedBlock, use_gradient_checkpointing
 from vidwm.world_model.llama_files import TransformerConfig
 from vidwm.world_model.transformer import Transformer
 
@@ -68,3 +69,31 @@ def test_what_is_kept_is_what_autograd_really_keeps(rows: int) -> None:
         run(network, rows)
     real = sum(size for size, _ in kept.values())
     assert cost(network, run, backward=True, half=False).of(rows).kept == real
+
+
+class Block(CheckpointedBlock):
+    """8 channels to 16 and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(8, 16, 1), nn.SiLU(), nn.Conv2d(16, 8, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def test_a_checkpointed_block_keeps_its_input_and_is_computed_twice() -> None:
+    def run(net: nn.Module, rows: int) -> torch.Tensor:
+        return net(torch.empty(rows, 3, 4, 5)).sum()
+
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), Block(), Block())
+    usual = cost(network, run, backward=True, half=False).of(3)
+    use_gradient_checkpointing(network)
+    lean = cost(network, run, backward=True, half=False).of(3)
+    places, inside = 3 * 4 * 5, 16 + 16  # what the SiLU sees and gives
+    assert usual.kept == 4 * places * (3 + 8 + 8 + 2 * inside)
+    assert lean.kept == 4 * places * (3 + 8 + 8 + inside)
+    # The second product of a block keeps nothing of its result, so it is not computed again.
+    assert lean.flops - usual.flops == 2 * places * 2 * 8 * 16
+    network.eval()
+    assert cost(network, run, backward=True, half=False).of(3) == usual

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +71,20 @@ def test_what_is_frozen_has_no_gradients_and_no_weight_counts_twice() -> None:
     decoder = size(tokenizer.decoder)
     assert memory["weights"] == 4 * size(tokenizer) and memory["loss networks"] == 0
     assert 4 * decoder <= memory["gradients"] < memory["weights"]
+
+
+@pytest.mark.parametrize("given", [{"init_from": TINY / "tokenizer"}, {"quantizer": "vq"}])
+def test_checkpointing_takes_memory_for_work(given: dict[str, Any]) -> None:
+    config = TokenizerConfig(
+        data=Path("d"), output_dir=Path("o"), height=32, width=32, perceptual_weight=0, **given
+    )
+    usual, lean = (
+        tokenizer_step(changed, tokenizer_to_train(changed))(2)
+        for changed in (config, dataclasses.replace(config, gradient_checkpointing=True))
+    )
+    assert lean.passing["activations"] < 0.6 * usual.passing["activations"]
+    assert 1.1 < lean.phases["train"].work.flops / usual.phases["train"].work.flops < 1.34
+    assert lean.memory == usual.memory
 
 
 def test_the_slower_of_arithmetic_and_memory_is_the_floor() -> None:

@@ -3,12 +3,14 @@
 A network built on the `meta` device runs on fake tensors, which have shapes and no values.
 PyTorch's FLOP counter sees every matrix product, convolution and attention (in full, causal or
 not), forwards and backwards; their operands and results are the bytes that must move at least when
-all that is elementwise is fused into them; what autograd keeps is the memory of activations.
+all that is elementwise is fused into them; what autograd keeps is the memory of activations, of
+checkpointed blocks their inputs, and for the largest of them what its own backward pass needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,8 @@ from torch.utils.flop_counter import (
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
+
+from vidwm.tokenizer.gradient_checkpointing import checkpointed
 
 # The counter does not know the attention that tensors on a CPU are given; it is the same work.
 CPU_ATTENTION: dict[Any, Callable[..., int]] = {
@@ -84,13 +88,6 @@ def _once(
 ) -> Work:
     around = _Around(network, run)
     traffic, flops = _Traffic(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        if id(tensor.untyped_storage()) not in weights:
-            kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
-
     with FakeTensorMode():
         fakes = {
             name: torch.empty(value.shape, dtype=value.dtype).requires_grad_(
@@ -98,18 +95,18 @@ def _once(
             )
             for name, value in [*around.named_parameters(), *around.named_buffers()]
         }
-        weights = {id(value.untyped_storage()) for value in fakes.values()}
+        kept, anew = _Kept(fakes.values()), 0
         with (
-            flops,
-            traffic,
             torch.set_grad_enabled(backward),
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=half),
         ):
-            loss = torch.func.functional_call(around, fakes, (rows,))
-            if backward:
-                loss.backward()
-    return Work(flops.get_total_flops(), traffic.bytes, sum(kept.values()))
+            with flops, traffic, kept:
+                torch.func.functional_call(around, fakes, (rows, backward))
+            if blocks := checkpointed(network):
+                with _kept_by_each(blocks, fakes.values()) as each:
+                    torch.func.functional_call(around, fakes, (rows, False))
+                anew = max(each, default=0)
+    return Work(flops.get_total_flops(), traffic.bytes, kept.bytes + anew)
 
 
 class _Around(nn.Module):
@@ -119,8 +116,53 @@ class _Around(nn.Module):
         super().__init__()
         self.network, self.run = network, run
 
-    def forward(self, rows: int) -> Tensor:
-        return self.run(self.network, rows)
+    def forward(self, rows: int, backward: bool) -> None:
+        loss = self.run(self.network, rows)
+        if backward:
+            loss.backward()
+
+
+class _Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Sums what autograd keeps for the backward pass, beside tensors that are there anyway."""
+
+    def __init__(self, present: Iterable[Tensor]) -> None:
+        super().__init__(self._keep, lambda tensor: tensor)
+        self._present = {tensor.untyped_storage()._cdata for tensor in present}
+        self._sizes: dict[int, int] = {}
+
+    @property
+    def bytes(self) -> int:
+        return sum(self._sizes.values())
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._present:
+            self._sizes[storage._cdata] = storage.nbytes()
+        return tensor
+
+
+@contextmanager
+def _kept_by_each(blocks: Sequence[nn.Module], present: Collection[Tensor]) -> Iterator[list[int]]:
+    """Bytes that autograd keeps of every call of a block, beside its inputs: what a checkpointed
+    block has in memory while its backward pass goes through it.
+    """
+    sizes: list[int] = []
+    under_way: list[_Kept] = []
+
+    def enter(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        under_way.append(_Kept([*present, *inputs]))
+        under_way[-1].__enter__()
+
+    def leave(block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        own = under_way.pop()
+        own.__exit__()
+        sizes.append(own.bytes)
+
+    handles = [block.register_forward_pre_hook(enter) for block in blocks]
+    handles += [block.register_forward_hook(leave) for block in blocks]
+    yield sizes
+    for handle in handles:
+        handle.remove()
 
 
 class _Traffic(TorchDispatchMode):

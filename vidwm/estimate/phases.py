@@ -27,6 +27,7 @@ from vidwm.reward.perceptual import TRUNKS
 from vidwm.rollout.kv_cache import cache_bytes
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.frozen import freeze_but
+from vidwm.tokenizer.gradient_checkpointing import use_gradient_checkpointing
 from vidwm.tokenizer.losses import LossWeights, reconstruction_losses
 from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.training.lora import add_adapters
@@ -98,6 +99,10 @@ def tokenizer_step(config: TokenizerConfig, tokenizer: Tokenizer) -> StepOf:
         return torch.stack(losses).sum()
 
     freeze_but(tokenizer, config.trained)
+    networks.train()
+    tokenizer.quantizer.eval()  # how a codebook follows depends on values; its work is next to none
+    if config.gradient_checkpointing:
+        use_gradient_checkpointing(networks)
     half = config.precision != "fp32"
     train, weight = cost(networks, loss, backward=True, half=half), size(tokenizer)
 

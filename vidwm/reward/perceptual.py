@@ -23,6 +23,7 @@ from vidwm.errors import UserError
 from vidwm.reward import backbones
 from vidwm.reward.blur import Blur, BlurredConv
 from vidwm.reward.weights import load_weights, weights_at_hand
+from vidwm.tokenizer.gradient_checkpointing import CheckpointedBlock
 
 DEFAULT_PERCEPTUAL = "st_lpips_alex"
 TRUNKS: dict[str, Callable[[], list[nn.Sequential]]] = {
@@ -39,7 +40,7 @@ SCALE = (0.458, 0.448, 0.450)
 MIN_SIZE = 32
 
 
-class PerceptualNet(nn.Module):
+class PerceptualNet(CheckpointedBlock):
     """Frozen trunk and heads; differentiable with respect to the frames alone.
 
     trunk: stages as in `vidwm.reward.backbones`; heads: one (width,) tensor >= 0 per stage.

@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vidwm.tokenizer.doubling import DoublingConv
+from vidwm.tokenizer.gradient_checkpointing import CheckpointedBlock
 
 
 class PixelNorm(nn.Module):
@@ -45,7 +46,7 @@ class GridBias(nn.Module):
         return x + self.bias.to(x.dtype)
 
 
-class PointwiseBlock(nn.Module):
+class PointwiseBlock(CheckpointedBlock):
     """A two-layer network on every pixel of its own, around a skip connection."""
 
     def __init__(self, width: int) -> None:
@@ -58,7 +59,7 @@ class PointwiseBlock(nn.Module):
         return x + self.down(F.silu(self.up(self.norm(x))))
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(CheckpointedBlock):
     """Two normalised 3x3 convolutions around a skip connection."""
 
     def __init__(self, width: int) -> None:
@@ -73,7 +74,7 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.norm2(h)))
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(CheckpointedBlock):
     """Single-head self-attention over the grid, so that far places can agree."""
 
     def __init__(self, width: int) -> None:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidwm.tokenizer.gradient_checkpointing import CheckpointedBlock
+
 HEADS = 4
 GROUPS = 32
 EPS = 1e-6
@@ -17,7 +19,7 @@ EPS = 1e-6
 START_POSITION = 1.5
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(CheckpointedBlock):
     """Maps z (B * F, C, h, w) that attend to the maps (B, c, C, h, w) of c context frames.
 
     grid (h, w) is the size of the maps, of which every place has a learned position.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vidwm_kernels.group_norm_silu import group_norm_silu
 
 from vidwm.tokenizer.doubling import DoublingConv
+from vidwm.tokenizer.gradient_checkpointing import CheckpointedBlock
 
 EPS = 1e-6
 
@@ -26,7 +27,7 @@ class GroupNormSiLU(nn.GroupNorm):
         return group_norm_silu(x, self.weight, self.bias, self.num_groups, eps=self.eps)
 
 
-class Resnet(nn.Module):
+class Resnet(CheckpointedBlock):
     """(M, width_in, h, w) -> (M, width, h, w): two normalised 3x3 convolutions, and what came."""
 
     def __init__(self, width_in: int, width: int, groups: int) -> None:
@@ -43,7 +44,7 @@ class Resnet(nn.Module):
         return h + (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x)
 
 
-class Attention(nn.Module):
+class Attention(CheckpointedBlock):
     """Single-head self-attention over all places of a map."""
 
     def __init__(self, width: int, groups: int) -> None:

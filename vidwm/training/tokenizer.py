@@ -30,6 +30,7 @@ from vidwm.reward.pixels import mae, psnr
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.frame import FrameTokenizer
 from vidwm.tokenizer.frozen import freeze_but
+from vidwm.tokenizer.gradient_checkpointing import use_gradient_checkpointing
 from vidwm.tokenizer.losses import (
     Discriminator,
     LossWeights,
@@ -87,6 +88,9 @@ class TokenizerStage(Stage):
         self.perceptual = None
         if config.perceptual_weight:
             self.perceptual = load_perceptual(config.perceptual).to(self.device)
+        if config.gradient_checkpointing:
+            for network in filter(None, (tokenizer, self.perceptual)):
+                use_gradient_checkpointing(network)
 
     def train_step(
         self, step: int, updaters: Mapping[str, Updater]
