@@ -29,7 +29,7 @@ FLOORS = [
     {"adapt_config", "lora_config"},
     {"data_config", "hub_config"},
     {"options"},
-    {"files", "provenance", "device"},
+    {"files", "provenance", "device", "gradient_checkpointing"},
     {"errors"},
     {"vidwm_kernels"},
 ]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vidwm.estimate.counting import cost
-from vidwm.tokenizer.gradient_checkpointing import CheckpointedBlock, use_gradient_checkpointing
+from vidwm.gradient_checkpointing import CheckpointedBlock, use_gradient_checkpointing
 from vidwm.world_model.llama_files import TransformerConfig
 from vidwm.world_model.transformer import Transformer
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
-from vidwm.tokenizer.gradient_checkpointing import checkpointed
+from vidwm.gradient_checkpointing import checkpointed
 
 # The counter does not know the attention that tensors on a CPU are given; it is the same work.
 CPU_ATTENTION: dict[Any, Callable[..., int]] = {

@@ -21,13 +21,13 @@ from vidwm.estimate.counting import Cost, Work, cost
 from vidwm.estimate.gpus import Gpu
 from vidwm.estimate.networks import perceptual_net
 from vidwm.finetune_config import FinetuneConfig
+from vidwm.gradient_checkpointing import use_gradient_checkpointing
 from vidwm.lora_config import LoraOptions
 from vidwm.reward.mix import network_of, parse_reward
 from vidwm.reward.perceptual import TRUNKS
 from vidwm.rollout.kv_cache import cache_bytes
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.frozen import freeze_but
-from vidwm.tokenizer.gradient_checkpointing import use_gradient_checkpointing
 from vidwm.tokenizer.losses import LossWeights, reconstruction_losses
 from vidwm.tokenizer.open_tokenizer import Tokenizer
 from vidwm.training.lora import add_adapters

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from vidwm_kernels.lpips_distance import lpips_distance, unit
 
 from vidwm.errors import UserError
+from vidwm.gradient_checkpointing import CheckpointedBlock
 from vidwm.reward import backbones
 from vidwm.reward.blur import Blur, BlurredConv
 from vidwm.reward.weights import load_weights, weights_at_hand
-from vidwm.tokenizer.gradient_checkpointing import CheckpointedBlock
 
 DEFAULT_PERCEPTUAL = "st_lpips_alex"
 TRUNKS: dict[str, Callable[[], list[nn.Sequential]]] = {

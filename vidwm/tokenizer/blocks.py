@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vidwm.gradient_checkpointing import CheckpointedBlock
 from vidwm.tokenizer.doubling import DoublingConv
-from vidwm.tokenizer.gradient_checkpointing import CheckpointedBlock
 
 
 class PixelNorm(nn.Module):

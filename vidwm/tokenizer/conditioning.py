@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidwm.tokenizer.gradient_checkpointing import CheckpointedBlock
+from vidwm.gradient_checkpointing import CheckpointedBlock
 
 HEADS = 4
 GROUPS = 32

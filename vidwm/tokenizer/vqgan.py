@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vidwm_kernels.group_norm_silu import group_norm_silu
 
+from vidwm.gradient_checkpointing import CheckpointedBlock
 from vidwm.tokenizer.doubling import DoublingConv
-from vidwm.tokenizer.gradient_checkpointing import CheckpointedBlock
 
 EPS = 1e-6
 

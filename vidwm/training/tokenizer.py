@@ -25,12 +25,12 @@ from vidwm.data.windows import any_fits
 from vidwm.data_config import AugmentOptions
 from vidwm.device import pick_device
 from vidwm.errors import UserError
+from vidwm.gradient_checkpointing import use_gradient_checkpointing
 from vidwm.reward.perceptual import load_perceptual
 from vidwm.reward.pixels import mae, psnr
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.frame import FrameTokenizer
 from vidwm.tokenizer.frozen import freeze_but
-from vidwm.tokenizer.gradient_checkpointing import use_gradient_checkpointing
 from vidwm.tokenizer.losses import (
     Discriminator,
     LossWeights,

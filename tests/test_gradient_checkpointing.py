@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vidwm.gradient_checkpointing import use_gradient_checkpointing
 from vidwm.reward.backbones import squeezenet
 from vidwm.reward.perceptual import PerceptualNet
 from vidwm.tokenizer.compressive import CompressiveTokenizer
 from vidwm.tokenizer.compressive_config import CompressiveConfig
 from vidwm.tokenizer.frame import FrameTokenizer, FrameTokenizerConfig
-from vidwm.tokenizer.gradient_checkpointing import use_gradient_checkpointing
 from vidwm.tokenizer.vqgan_frame import VQGANConfig, VQGANTokenizer
 
 SIZE = 32
