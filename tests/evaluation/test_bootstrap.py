@@ -88,6 +88,15 @@ def test_the_relative_difference_is_one_of_means() -> None:
     assert np.isnan(Bootstrap(2).relative(values, np.zeros(2)).value)
 
 
+def test_there_is_no_percentage_of_what_may_as_well_be_nothing() -> None:
+    values, reference = np.ones(40), np.zeros(40)
+    reference[0] = 0.1  # a third of all redraws miss the one episode
+    change = Bootstrap(40).relative(values, reference)
+    assert np.isnan([change.value, change.low, change.high]).all()
+    reference[:20] = 0.1
+    assert Bootstrap(40).relative(values, reference).value == pytest.approx(1900.0)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "higher_is_better", "expected"),
     [

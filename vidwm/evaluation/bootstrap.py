@@ -62,12 +62,17 @@ class Bootstrap:
         return self.mean(values - reference)
 
     def relative(self, values: np.ndarray, reference: np.ndarray) -> Interval:
-        """That difference in percent of the reference's mean; NaN where the latter is 0."""
+        """That difference in percent of the reference's mean.
+
+        NaN where that is 0, in the sample or in too many of its redraws for an interval: a
+        percentage of what may as well be nothing has no upper end.
+        """
         both = values - reference
         known = np.where(np.isfinite(both), reference, np.nan)
         base = self._means(known)
+        nothing = (base == 0).mean(axis=0) > (1 - LEVEL) / 2
         with np.errstate(invalid="ignore", divide="ignore"):
-            percent = 100 * self._means(both) / np.abs(np.where(base == 0, np.nan, base))
+            percent = 100 * self._means(both) / np.abs(np.where(nothing | (base == 0), np.nan, base))
         return _interval(percent, both)
 
     def _means(self, values: np.ndarray) -> np.ndarray:
