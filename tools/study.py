@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from vidwm.evaluation.evaluate import evaluate
 from vidwm.evaluation.metrics import arrow, higher_is_better
 from vidwm.evaluation.tables import markdown
 from vidwm.finetune_config import FinetuneConfig
+from vidwm.training.checkpoint import list_checkpoints
 from vidwm.training.grpo import finetune
+from vidwm.training.run_folder import RunFolder
 
 ROLLOUTS = 128  # of a step, however they are divided into groups
 COMPARISON = "model_vs_base"
@@ -67,7 +70,10 @@ def measured(
         flags = {"steps": str(steps), "output_dir": str(folder / "finetune"), **changes}
         quiet = {"eval_every": "0", "sample_every": "0", "keep_last": "1"}
         settings = load_config(FinetuneConfig, config, quiet | flags)
-        settings = dataclasses.replace(settings, resume=(folder / "finetune").exists())
+        begun = list_checkpoints(RunFolder(settings.output_dir).checkpoints)
+        if not begun and settings.output_dir.exists():
+            shutil.rmtree(settings.output_dir)  # of a study that was stopped before it saved any
+        settings = dataclasses.replace(settings, resume=bool(begun))
         model = finetune(settings)
         if int(model.resolve().parent.name) < steps:
             raise SystemExit("study: stopped; the same command goes on.")

@@ -98,3 +98,28 @@ def test_a_folder_that_was_asked_other_things_is_refused(
     with pytest.raises(SystemExit, match="variant was asked other things"):
         study.measured(*asked, 3, folder, 2)
     assert ran == [3]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_study_that_was_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    config, run = tmp_path / "config.yaml", tmp_path / "variant/finetune"
+    config.write_text(f"model: {ROOT / 'assets/tiny'}\ndata: {ROOT / 'assets/sample'}\n")
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 0\n")
+    if saved:
+        (run / "checkpoints/00000002").mkdir()
+
+    def trained(settings: FinetuneConfig) -> Path:
+        assert settings.resume == saved == run.exists()  # else it would refuse the folder
+        return run / "checkpoints/00000003/model"
+
+    def reported(settings: EvaluateConfig) -> None:
+        settings.output_dir.mkdir(parents=True)
+        (settings.output_dir / "report.json").write_text("{}")
+
+    monkeypatch.setattr(study, "finetune", trained)
+    monkeypatch.setattr(study, "evaluate", reported)
+    study.measured(config, {"group_size": "4"}, 3, run.parent, 2)
+    assert (run.parent / "evaluate/report.json").exists()
