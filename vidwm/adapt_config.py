@@ -31,6 +31,9 @@ class AdaptOptions(ActionOptions):
     tokenizer_steps: int = option(0, "first, steps of the tokenizer (0: it stays)", at_least=0)
     tokenizer_batch_size: int = option(32, "frames per step", at_least=1)
     tokenizer_learning_rate: float = option(1e-4, "peak learning rate of AdamW", above=0)
+    tokenizer_gradient_checkpointing: bool = option(
+        False, "recompute its activations in the backward pass: less memory, more work"
+    )
     tokenizer_trained: Trained = option("decoder", TRAINED_HELP)
     pretrain_steps: int = option(1000, "then, steps of maximum likelihood", at_least=0)
     pretrain_batch_size: int = option(16, "clips per step", at_least=1)

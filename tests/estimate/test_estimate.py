@@ -73,10 +73,17 @@ def test_what_is_frozen_has_no_gradients_and_no_weight_counts_twice() -> None:
     assert 4 * decoder <= memory["gradients"] < memory["weights"]
 
 
-@pytest.mark.parametrize("given", [{"init_from": TINY / "tokenizer"}, {"quantizer": "vq"}])
+@pytest.mark.parametrize(
+    "given",
+    [{"init_from": TINY / "tokenizer"}, {"quantizer": "vq"}, {"perceptual_weight": 1.0}],
+)
 def test_checkpointing_takes_memory_for_work(given: dict[str, Any]) -> None:
     config = TokenizerConfig(
-        data=Path("d"), output_dir=Path("o"), height=32, width=32, perceptual_weight=0, **given
+        data=Path("d"),
+        output_dir=Path("o"),
+        height=32,
+        width=32,
+        **{"perceptual_weight": 0.0} | given,
     )
     usual, lean = (
         tokenizer_step(changed, tokenizer_to_train(changed))(2)

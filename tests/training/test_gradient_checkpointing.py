@@ -24,24 +24,39 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_episodes(tmp_path_factory.mktemp("episodes") / "data", count=3)
 
 
+def kept_by(words: tuple[object, ...]) -> int:
+    """Bytes that a run of the tokenizer keeps for its backward passes."""
+    kept = [0]
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[0] += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run("tokenizer", *words)
+    return kept[0]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_ends_with_the_same_tokenizer(data: Path, tmp_path: Path, kind: str) -> None:
     words = (*KINDS[kind], "--data", data, "--steps", 2, "--batch_size", 2, "--heldout", 0)
     parts = ("--clip_frames", 4, "--perceptual_weight", 0, "--adversarial_weight", 0.1)
     found, kept = [], []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[-1] += tensor.nbytes
-        return tensor
-
     for option in ("false", "true"):
-        folder, _ = tmp_path / option, kept.append(0)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            run(
-                *("tokenizer", *words, *parts, "--sample_every", 0, "--output_dir", folder),
-                *("--gradient_checkpointing", option),
-            )
+        folder = tmp_path / option
+        output = ("--sample_every", 0, "--output_dir", folder)
+        kept.append(kept_by((*words, *parts, *output, "--gradient_checkpointing", option)))
         found.append(load_file(next(folder.glob("checkpoints/last/model/*.safetensors"))))
     assert kept[1] < 0.9 * kept[0]
     assert found[0].keys() == found[1].keys()
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_the_perceptual_network_is_recomputed_as_well(data: Path, tmp_path: Path) -> None:
+    words = (*KINDS["vq"], "--data", data, "--steps", 1, "--batch_size", 2, "--heldout", 0)
+    size = ("--height", 32, "--width", 32, "--sample_every", 0, "--gradient_checkpointing", "true")
+    without, judged = (
+        kept_by((*words, *size, "--perceptual_weight", weight, "--output_dir", tmp_path / weight))
+        for weight in ("0", "1")
+    )
+    assert judged - without < 1e6  # 13e6 if only the tokenizer were

@@ -54,6 +54,22 @@ def test_all_frames_of_a_clip_are_varied_alike(gap: int) -> None:
     assert clips.actions.equal(recorded.actions) and clips.keys.equal(recorded.keys)
 
 
+class Counted(Stills):
+    """Frames are numbered, and those that are older from 100 on."""
+
+    def first_frames(self, numbers: Any, count: int, back: Any) -> Tensor:
+        first = 0 if back is None else 100
+        numbered = torch.arange(first, first + count).byte()[:, None, None, None]
+        return numbered.expand(len(numbers), -1, 3, 8, 8)
+
+
+def test_older_frames_are_those_of_the_context() -> None:
+    seen = SeenReader(Counted(), 2, 3, 0, STILL)([0, 1], 5)  # type: ignore[arg-type]
+    assert seen.older is not None
+    assert seen.older[:, :, 0, 0, 0].tolist() == [[100, 101]] * 2
+    assert seen.clips.frames[:, :, 0, 0, 0].tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
 @pytest.mark.parametrize("gap", [0, 3])
 def test_the_seed_and_the_step_say_how(gap: int) -> None:
     def frames(seed: int, step: int) -> Tensor:
@@ -67,7 +83,13 @@ def test_the_seed_and_the_step_say_how(gap: int) -> None:
 
 def test_an_adaptation_varies_the_clips_of_all_its_stages() -> None:
     config = FinetuneConfig(
-        data=Path("d"), from_=Path("m"), output_dir=Path("o"), tokenizer_steps=1, crop=0.9, hue=0.1
+        data=Path("d"),
+        from_=Path("m"),
+        output_dir=Path("o"),
+        tokenizer_steps=1,
+        crop=0.9,
+        hue=0.1,
+        tokenizer_gradient_checkpointing=True,
     )
     stages = (
         tokenizer_stage(config, Path("m"), 3),
@@ -75,3 +97,4 @@ def test_an_adaptation_varies_the_clips_of_all_its_stages() -> None:
         finetune_stage(config, Path("m")),
     )
     assert [(s.crop, s.hue) for s in stages if s is not None] == [(0.9, 0.1)] * 3
+    assert stages[0] is not None and stages[0].gradient_checkpointing

@@ -160,9 +160,11 @@ def _kept_by_each(blocks: Sequence[nn.Module], present: Collection[Tensor]) -> I
 
     handles = [block.register_forward_pre_hook(enter) for block in blocks]
     handles += [block.register_forward_hook(leave) for block in blocks]
-    yield sizes
-    for handle in handles:
-        handle.remove()
+    try:
+        yield sizes
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Traffic(TorchDispatchMode):

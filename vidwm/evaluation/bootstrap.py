@@ -72,7 +72,9 @@ class Bootstrap:
         base = self._means(known)
         nothing = (base == 0).mean(axis=0) > (1 - LEVEL) / 2
         with np.errstate(invalid="ignore", divide="ignore"):
-            percent = 100 * self._means(both) / np.abs(np.where(nothing | (base == 0), np.nan, base))
+            percent = (
+                100 * self._means(both) / np.abs(np.where(nothing | (base == 0), np.nan, base))
+            )
         return _interval(percent, both)
 
     def _means(self, values: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ def tokenizer_stage(
         steps=config.tokenizer_steps,
         batch_size=config.tokenizer_batch_size,
         learning_rate=config.tokenizer_learning_rate,
+        gradient_checkpointing=config.tokenizer_gradient_checkpointing,
         trained=config.tokenizer_trained,
         clip_frames=clip_frames,
         later_frames=min(3, clip_frames - 1),

@@ -89,7 +89,7 @@ class TokenizerStage(Stage):
         if config.perceptual_weight:
             self.perceptual = load_perceptual(config.perceptual).to(self.device)
         if config.gradient_checkpointing:
-            for network in filter(None, (tokenizer, self.perceptual)):
+            for network in filter(None, (tokenizer, self.perceptual)):  # both in train mode
                 use_gradient_checkpointing(network)
 
     def train_step(
