@@ -71,10 +71,9 @@ class Bootstrap:
         known = np.where(np.isfinite(both), reference, np.nan)
         base = self._means(known)
         nothing = (base == 0).mean(axis=0) > (1 - LEVEL) / 2
-        with np.errstate(invalid="ignore", divide="ignore"):
-            percent = (
-                100 * self._means(both) / np.abs(np.where(nothing | (base == 0), np.nan, base))
-            )
+        base[nothing | (base == 0)] = np.nan
+        with np.errstate(invalid="ignore"):
+            percent = 100 * self._means(both) / np.abs(base)
         return _interval(percent, both)
 
     def _means(self, values: np.ndarray) -> np.ndarray:
