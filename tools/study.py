@@ -62,7 +62,8 @@ def measured(
     """The evaluation report of one variant, made unless it is there."""
     report, asked = folder / "evaluate" / "report.json", folder / "asked.json"
     told = {"config": read_mapping(config), "changes": changes, "steps": steps, "windows": windows}
-    if asked.is_file() and json.loads(asked.read_text(encoding="utf-8")) != told:
+    ours = asked.is_file()
+    if ours and json.loads(asked.read_text(encoding="utf-8")) != told:
         raise SystemExit(f"study: {folder} was asked other things; remove it or give --output.")
     if not report.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,8 +72,8 @@ def measured(
         quiet = {"eval_every": "0", "sample_every": "0", "keep_last": "1"}
         settings = load_config(FinetuneConfig, config, quiet | flags)
         begun = list_checkpoints(RunFolder(settings.output_dir).checkpoints)
-        if not begun and settings.output_dir.exists():
-            shutil.rmtree(settings.output_dir)  # of a study that was stopped before it saved any
+        if ours and not begun:  # it was stopped before it saved any
+            shutil.rmtree(settings.output_dir, ignore_errors=True)
         settings = dataclasses.replace(settings, resume=bool(begun))
         model = finetune(settings)
         if int(model.resolve().parent.name) < steps:

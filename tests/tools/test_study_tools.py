@@ -67,22 +67,30 @@ def test_intervals_are_over_episodes() -> None:
     assert value == 6.0 and 2.0 <= low < 6.0 < high <= 10.0
 
 
-def test_a_folder_that_was_asked_other_things_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, folder, ran = tmp_path / "config.yaml", tmp_path / "variant", []
-    config.write_text(f"model: {ROOT / 'assets/tiny'}\ndata: {ROOT / 'assets/sample'}\n")
-
-    def trained(settings: FinetuneConfig) -> Path:
-        ran.append(settings.steps)
-        return folder / "finetune/checkpoints/00000003/model"
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a study whose variants are not evaluated, only said to be."""
 
     def reported(settings: EvaluateConfig) -> None:
         settings.output_dir.mkdir(parents=True)
         (settings.output_dir / "report.json").write_text('{"found": 1}')
 
-    monkeypatch.setattr(study, "finetune", trained)
     monkeypatch.setattr(study, "evaluate", reported)
+    file = tmp_path / "config.yaml"
+    file.write_text(f"model: {ROOT / 'assets/tiny'}\ndata: {ROOT / 'assets/sample'}\n")
+    return file
+
+
+def test_a_folder_that_was_asked_other_things_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    folder, ran = tmp_path / "variant", []
+
+    def trained(settings: FinetuneConfig) -> Path:
+        ran.append(settings.steps)
+        return folder / "finetune/checkpoints/00000003/model"
+
+    monkeypatch.setattr(study, "finetune", trained)
     asked = (config, {"group_size": "4"})
     for _ in range(2):  # the second time it is read
         assert study.measured(*asked, 3, folder, 2) == {"found": 1} and ran == [3]
@@ -102,24 +110,33 @@ def test_a_folder_that_was_asked_other_things_is_refused(
 
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_study_that_was_stopped_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Path, saved: bool
 ) -> None:
-    config, run = tmp_path / "config.yaml", tmp_path / "variant/finetune"
-    config.write_text(f"model: {ROOT / 'assets/tiny'}\ndata: {ROOT / 'assets/sample'}\n")
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "config.yaml").write_text("seed: 0\n")
-    if saved:
-        (run / "checkpoints/00000002").mkdir()
+    run = tmp_path / "variant/finetune"
+    asked = (config, {"group_size": "4"}, 3, run.parent, 2)
+
+    def stopped(settings: FinetuneConfig) -> Path:
+        (run / "checkpoints/00000002" if saved else run / "checkpoints").mkdir(parents=True)
+        raise KeyboardInterrupt
 
     def trained(settings: FinetuneConfig) -> Path:
         assert settings.resume == saved == run.exists()  # else it would refuse the folder
         return run / "checkpoints/00000003/model"
 
-    def reported(settings: EvaluateConfig) -> None:
-        settings.output_dir.mkdir(parents=True)
-        (settings.output_dir / "report.json").write_text("{}")
-
+    monkeypatch.setattr(study, "finetune", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        study.measured(*asked)
     monkeypatch.setattr(study, "finetune", trained)
-    monkeypatch.setattr(study, "evaluate", reported)
+    assert study.measured(*asked) == {"found": 1}
+
+
+def test_a_study_removes_no_folder_but_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    run = tmp_path / "variant/finetune"
+    run.mkdir(parents=True)
+    (run / "mine").touch()
+    model = run / "checkpoints/00000003/model"
+    monkeypatch.setattr(study, "finetune", lambda settings: model)
     study.measured(config, {"group_size": "4"}, 3, run.parent, 2)
-    assert (run.parent / "evaluate/report.json").exists()
+    assert (run / "mine").exists()
